@@ -1,0 +1,6 @@
+"""Lets `python -m myllm` do what `myllm` does."""
+
+from myllm.cli import main
+
+if __name__ == "__main__":
+    raise SystemExit(main())

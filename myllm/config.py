@@ -1,0 +1,422 @@
+"""Room: every knob, its default and its comment → checked dataclasses. Imports no torch.
+
+A knob is one field of one dataclass here, with a comment that is its help text. The command
+line, `--help`, the TOML file and the run folder all read these dataclasses; nothing lists the
+fields a second time. Field names are unique over the dataclasses, so that flags can be flat.
+
+Precedence: default < size < preset < TOML file < command line.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import tomllib
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from myllm.errors import ConfigError, InputError, lookup, nearest
+
+POSITIONS = ("learned", "rotary")
+NORM_NAMES = ("layernorm", "rmsnorm")
+FEED_FORWARD_NAMES = ("gelu", "swiglu")
+ATTENTION_NAMES = ("flash", "manual")
+OPTIMIZER_NAMES = ("adamw", "muon")
+SCHEDULE_NAMES = ("constant", "cosine", "linear_warmup", "one_cycle", "wsd")
+TOKENIZER_NAMES = ("bpe", "char")
+DTYPE_NAMES = ("bfloat16", "float16", "float32")
+ENCODING_ERRORS = ("strict", "replace", "ignore")
+
+
+@dataclass(frozen=True)
+class GPTConfig:
+    """The shape of a `GPTModel`. The defaults are GPT-2 small (124 M parameters)."""
+
+    vocab_size: int = 50257  # tokens in the vocabulary (0: chosen from the length of the text)
+    context_length: int = 1024  # the most tokens the model looks back over
+    d_model: int = 768  # width of the residual stream
+    n_layers: int = 12  # number of transformer blocks
+    n_heads: int = 12  # attention heads; must divide d_model unless head_dim is given
+    n_kv_heads: int | None = None  # key and value heads, fewer than n_heads is GQA (None: n_heads)
+    head_dim: int | None = None  # width of one head (None: d_model / n_heads)
+    d_ff: int | None = None  # inner width of the feed-forward (None: 4 d_model; swiglu: 8/3)
+    dropout: float = 0.1  # share of activations dropped while training
+    bias: bool = True  # biases in the linear layers and in LayerNorm
+    position: str = "learned"  # how positions enter: learned, rotary
+    norm: str = "layernorm"  # layernorm, rmsnorm
+    norm_eps: float = 1e-5  # added to the variance inside a norm
+    feed_forward: str = "gelu"  # gelu (tanh form), swiglu
+    qk_norm: bool = False  # normalise queries and keys per head before attention
+    rope_theta: float = 10000.0  # base of the rotary wavelengths
+    tie_weights: bool = True  # the output head shares the token embedding's weights
+    attention: str = "flash"  # flash (fused kernel), manual (spelled out); they agree
+
+    def validate(self) -> GPTConfig:
+        """Checks every value and how they fit together.
+
+        Returns:
+            The configuration itself, so that a call can be chained.
+
+        Raises:
+            ConfigError: with the value, the limit and the remedy.
+        """
+        for name, least, most in (
+            ("vocab_size", 0, 10_000_000),
+            ("context_length", 1, 1_048_576),
+            ("d_model", 1, 65_536),
+            ("n_layers", 1, 1_000),
+            ("n_heads", 1, 4_096),
+            ("n_kv_heads", 1, 4_096),
+            ("head_dim", 1, 4_096),
+            ("d_ff", 1, 1_048_576),
+        ):
+            _check_range(name, getattr(self, name), least, most)
+        if not 0.0 <= self.dropout < 1.0:
+            raise ConfigError(f"dropout {self.dropout}: must be at least 0 and below 1")
+        for name in ("norm_eps", "rope_theta"):
+            value = getattr(self, name)
+            if not (value > 0 and math.isfinite(value)):
+                raise ConfigError(f"{name} {value}: must be a positive number")
+        lookup("position", self.position, POSITIONS)
+        lookup("norm", self.norm, NORM_NAMES)
+        lookup("feed_forward", self.feed_forward, FEED_FORWARD_NAMES)
+        lookup("attention", self.attention, ATTENTION_NAMES)
+        if self.head_dim is None and self.d_model % self.n_heads:
+            fits = [n for n in range(1, self.d_model + 1) if self.d_model % n == 0]
+            remedy = min(fits, key=lambda n: abs(n - self.n_heads))
+            raise ConfigError(
+                f"d_model {self.d_model} is not divisible by n_heads {self.n_heads}: "
+                f"take --n-heads {remedy}, or a d_model that is a multiple of {self.n_heads}"
+            )
+        if self.n_heads % self.kv_heads:
+            raise ConfigError(
+                f"n_heads {self.n_heads} is not divisible by n_kv_heads {self.kv_heads}: "
+                "every key and value head serves the same number of query heads"
+            )
+        if self.position == "rotary" and self.head_size % 2:
+            raise ConfigError(
+                f"head size {self.head_size} (d_model {self.d_model} / n_heads {self.n_heads}) is "
+                "odd, and rotary positions turn pairs: take an even head size or --position "
+                "learned"
+            )
+        return self
+
+    @property
+    def kv_heads(self) -> int:
+        """K, the number of key and value heads."""
+        return self.n_heads if self.n_kv_heads is None else self.n_kv_heads
+
+    @property
+    def head_size(self) -> int:
+        """D, the width of one head."""
+        return self.d_model // self.n_heads if self.head_dim is None else self.head_dim
+
+    @property
+    def ff_size(self) -> int:
+        """F, the inner width of the feed-forward; SwiGLU's is the nearest 8 to 8/3 d_model."""
+        if self.d_ff is not None:
+            return self.d_ff
+        if self.feed_forward == "swiglu":
+            return max(8, round(self.d_model * 8 / 3 / 8) * 8)
+        return 4 * self.d_model
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where the text comes from and how it becomes tokens."""
+
+    paths: tuple[str, ...] = ()  # files, folders, or - for standard input
+    data: str | None = None  # a corpus to download instead of paths: shakespeare
+    tokenizer: str = "bpe"  # bpe (byte pairs, any text), char (one token per character)
+    encoding: str = "utf-8"  # how the text files are encoded
+    encoding_errors: str = "strict"  # undecodable bytes: strict, replace, ignore
+    data_dir: str = "data"  # folder for token files and downloads; safe to delete
+
+    def validate(self) -> DataConfig:
+        """Raises `ConfigError` for a value that cannot work; returns itself."""
+        lookup("tokenizer", self.tokenizer, TOKENIZER_NAMES)
+        lookup("encoding_errors", self.encoding_errors, ENCODING_ERRORS)
+        try:
+            "".encode(self.encoding)
+        except LookupError:
+            raise ConfigError(
+                f"unknown encoding {self.encoding!r}: take a Python codec name such as utf-8, "
+                "latin-1, cp1252, utf-16"
+            ) from None
+        if self.paths and self.data:
+            raise ConfigError(f"both paths and --data {self.data} are given: choose one")
+        if self.paths.count("-") > 1:
+            raise ConfigError("standard input (-) is given more than once")
+        return self
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How the model is trained."""
+
+    batch_size: int = 16  # windows in one forward pass
+    accumulation_steps: int = 1  # forward passes whose gradients make one step
+    max_steps: int = 1000  # optimizer steps in all
+    optimizer: str = "muon"  # muon (hidden matrices; AdamW for the rest), adamw
+    learning_rate: float = 3e-3  # peak learning rate
+    weight_decay: float = 0.1  # decoupled weight decay of the matrices
+    schedule: str = "wsd"  # constant, cosine, linear_warmup, one_cycle, wsd
+    warmup_steps: int = 50  # steps of rising learning rate (at most a fifth of the run)
+    min_learning_rate: float = 0.0  # where a decaying schedule ends, as a share of the peak
+    grad_clip: float = 1.0  # the largest norm of a step's gradient (0: off)
+    eval_interval: int | None = None  # steps between evaluations (None: ten in the run)
+    patience: int | None = None  # stop after so many evaluations without a better loss
+    keep: int = 2  # checkpoints kept besides the best one
+    dtype: str | None = None  # float32, bfloat16, float16 (None: what is fastest here)
+    compile: bool | None = None  # torch.compile the model (None: on CUDA, where it pays)
+    device: str | None = None  # cpu, cuda, cuda:1, mps (None: the best one here)
+    seed: int = 1  # all randomness follows from it
+    tensorboard: bool = False  # also write TensorBoard events into the run folder
+    profile: int = 0  # profile so many steps: a table, and a Chrome trace in the run folder
+    detect_anomaly: bool = False  # find the operation that makes a NaN gradient (slow)
+
+    def validate(self) -> TrainConfig:
+        """Raises `ConfigError` for a value that cannot work; returns itself."""
+        for name, least, most in (
+            ("batch_size", 1, 1_000_000),
+            ("accumulation_steps", 1, 1_000_000),
+            ("max_steps", 1, 1_000_000_000),
+            ("warmup_steps", 0, 1_000_000_000),
+            ("eval_interval", 1, 1_000_000_000),
+            ("patience", 1, 1_000_000_000),
+            ("keep", 1, 1_000_000),
+            ("profile", 0, 1_000),
+            ("seed", 0, 2**63 - 1),
+        ):
+            _check_range(name, getattr(self, name), least, most)
+        for name, above_zero in (
+            ("learning_rate", True),
+            ("weight_decay", False),
+            ("grad_clip", False),
+            ("min_learning_rate", False),
+        ):
+            value = getattr(self, name)
+            if not math.isfinite(value) or value < 0 or (above_zero and value == 0):
+                limit = "above 0" if above_zero else "0 or more"
+                raise ConfigError(f"{name} {value}: must be a finite number, {limit}")
+        if self.learning_rate > 10:
+            raise ConfigError(f"learning_rate {self.learning_rate}: the limit is 10; try 0.001")
+        if self.min_learning_rate > 1:
+            raise ConfigError(
+                f"min_learning_rate {self.min_learning_rate}: it is a share of the peak, 0 to 1"
+            )
+        lookup("optimizer", self.optimizer, OPTIMIZER_NAMES)
+        lookup("schedule", self.schedule, SCHEDULE_NAMES)
+        if self.dtype is not None:
+            lookup("dtype", self.dtype, DTYPE_NAMES)
+        return self
+
+    @property
+    def evaluation_steps(self) -> int:
+        """Steps between two evaluations."""
+        return self.eval_interval or max(1, self.max_steps // 10)
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """How the next token is chosen."""
+
+    max_new_tokens: int = 200  # stop after so many tokens
+    temperature: float = 0.8  # 0: always the likeliest token; 1: the model's own distribution
+    top_k: int | None = None  # choose among the k likeliest tokens only
+    top_p: float | None = 0.95  # choose among the likeliest tokens that sum to this probability
+    min_p: float | None = None  # drop tokens below this share of the likeliest one's probability
+    repetition_penalty: float = 1.0  # above 1: what stands in the context becomes less likely
+    stop: tuple[str, ...] = ()  # strings at which the text ends; they are not shown
+    ignore_end: bool = False  # go on past the end-of-text token
+    sample_seed: int | None = None  # the same seed gives the same text (None: a new one each time)
+
+    def validate(self) -> SamplingConfig:
+        """Raises `ConfigError` for a value that cannot work; returns itself."""
+        _check_range("max_new_tokens", self.max_new_tokens, 0, 100_000_000)
+        _check_range("top_k", self.top_k, 1, 10_000_000)
+        _check_range("sample_seed", self.sample_seed, 0, 2**63 - 1)
+        if not (0 <= self.temperature <= 100):
+            raise ConfigError(f"temperature {self.temperature}: must be between 0 and 100")
+        for name in ("top_p", "min_p"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value <= 1:
+                raise ConfigError(f"{name} {value}: must be above 0 and at most 1")
+        if not 0 < self.repetition_penalty <= 100:
+            raise ConfigError(
+                f"repetition_penalty {self.repetition_penalty}: must be above 0, at most 100"
+            )
+        if "" in self.stop:
+            raise ConfigError("stop '': an empty stop string would end every text at once")
+        return self
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """All that determines a training run; kept in its folder as `config.toml`."""
+
+    preset: str = "modern"  # layout and recipe: modern, gpt2, llama
+    size: str | None = None  # cpu, gpu, 124m (None: what this machine trains in minutes)
+    model: GPTConfig = field(default_factory=GPTConfig)
+    text: DataConfig = field(default_factory=DataConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+    def validate(self) -> RunConfig:
+        """Raises `ConfigError` for a value that cannot work; returns itself."""
+        self.model.validate()
+        self.text.validate()
+        self.train.validate()
+        return self
+
+
+SIZES: dict[str, dict[str, Any]] = {
+    "cpu": dict(
+        d_model=256, n_layers=4, n_heads=4, context_length=128, vocab_size=0, dropout=0.1,
+        batch_size=16, max_steps=1000,
+    ),
+    "gpu": dict(
+        d_model=384, n_layers=6, n_heads=6, context_length=256, vocab_size=0, dropout=0.2,
+        batch_size=64, max_steps=3000,
+    ),
+    "124m": dict(
+        d_model=768, n_layers=12, n_heads=12, context_length=1024, vocab_size=0, dropout=0.0,
+        batch_size=16, accumulation_steps=8, max_steps=20_000, warmup_steps=500,
+        learning_rate=1e-3,
+    ),
+}  # fmt: skip
+
+# A preset is a layout that other programs know, and a recipe that trains it well.
+_ADAMW = dict(optimizer="adamw", learning_rate=2e-3, schedule="cosine", min_learning_rate=0.1)
+_ROTARY = dict(
+    position="rotary", norm="rmsnorm", norm_eps=1e-6, feed_forward="swiglu", bias=False
+)
+PRESETS: dict[str, dict[str, Any]] = {
+    "gpt2": _ADAMW,  # Hugging Face's GPT2LMHeadModel
+    "modern": dict(**_ROTARY, qk_norm=True),  # … Qwen3ForCausalLM
+    "llama": dict(**_ROTARY, tie_weights=False),  # … LlamaForCausalLM
+}
+
+
+def default_config(preset: str = "modern", size: str = "cpu") -> RunConfig:
+    """The configuration of a preset at a size, before any file or flag.
+
+    Raises:
+        ConfigError: for an unknown preset or size.
+    """
+    lookup("preset", preset, PRESETS)
+    lookup("size", size, SIZES)
+    return with_values(RunConfig(preset=preset, size=size), {**SIZES[size], **PRESETS[preset]})
+
+
+def with_values(config: RunConfig, values: dict[str, Any]) -> RunConfig:
+    """A copy of `config` with flat `values` put into the fields of those names.
+
+    >>> with_values(RunConfig(), {"d_model": 64, "max_steps": 5}).model.d_model
+    64
+
+    Raises:
+        ConfigError: for an unknown name (with the nearest), or a value of another type.
+    """
+    parts: dict[str, dict[str, Any]] = {"": {}, "model": {}, "text": {}, "train": {}}
+    homes = {name: part for part in parts for name in _field_types(config, part)}
+    for name, value in values.items():
+        if name not in homes:
+            raise ConfigError(f"unknown setting {name!r}: {nearest(name, homes)}")
+        parts[homes[name]][name] = _converted(name, value, _field_types(config, homes[name])[name])
+    top = parts.pop("")
+    for part, changes in parts.items():
+        top[part] = dataclasses.replace(getattr(config, part), **changes)
+    return dataclasses.replace(config, **top)
+
+
+def flat_values(config: RunConfig) -> dict[str, Any]:
+    """All settings of `config` by name, without their sections."""
+    values: dict[str, Any] = {}
+    for part in ("", "model", "text", "train"):
+        owner = getattr(config, part) if part else config
+        values |= {name: getattr(owner, name) for name in _field_types(config, part)}
+    return values
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The settings of a TOML file, flat; sections only group them.
+
+    Raises:
+        InputError: no such file, or no valid TOML.
+    """
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"cannot read configuration {path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not valid TOML: {error}") from None
+    values: dict[str, Any] = {}
+    for name, value in document.items():
+        values.update(value if isinstance(value, dict) else {name: value})
+    return values
+
+
+def to_toml(config: RunConfig) -> str:
+    """`config` as TOML, one section per dataclass. TOML has no null: None is left out."""
+    import tomli_w
+
+    document: dict[str, Any] = {}
+    for part in ("", "model", "text", "train"):
+        owner = getattr(config, part) if part else config
+        section = {name: getattr(owner, name) for name in _field_types(config, part)}
+        section = {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in section.items()
+            if value is not None
+        }
+        document.update({part: section} if part else section)
+    return tomli_w.dumps(document)
+
+
+def from_toml(path: Path) -> RunConfig:
+    """The configuration of a run folder's `config.toml`; what it leaves out is None or default.
+
+    Raises:
+        InputError, ConfigError: the file cannot be read or its values cannot work.
+    """
+    values = read_toml(path)
+    none_able = {
+        name: None
+        for part in ("", "model", "text", "train")
+        for name, kind in _field_types(RunConfig(), part).items()
+        if type(None) in typing.get_args(kind)
+    }
+    return with_values(RunConfig(), {**none_able, **values}).validate()
+
+
+def _field_types(config: RunConfig, part: str) -> dict[str, Any]:
+    """The scalar fields of one dataclass of `config` ("": the outer one) and their types."""
+    owner = type(getattr(config, part)) if part else type(config)
+    hints = typing.get_type_hints(owner)
+    return {
+        f.name: hints[f.name]
+        for f in dataclasses.fields(owner)
+        if not dataclasses.is_dataclass(hints[f.name])
+    }
+
+
+def _converted(name: str, value: Any, kind: Any) -> Any:
+    """`value` as `kind`, for what TOML can hold; no silent narrowing."""
+    allowed = [k for k in (typing.get_args(kind) or (kind,))]
+    if typing.get_origin(kind) is tuple:
+        if isinstance(value, (list, tuple)) and all(isinstance(v, str) for v in value):
+            return tuple(value)
+        raise ConfigError(f"{name} {value!r}: must be a list of strings")
+    if float in allowed and type(value) is int:
+        return float(value)
+    if type(value) in allowed:
+        return value
+    names = " or ".join("nothing" if k is type(None) else k.__name__ for k in allowed)
+    raise ConfigError(f"{name} {value!r}: must be {names}")
+
+
+def _check_range(name: str, value: int | None, least: int, most: int) -> None:
+    if value is not None and not least <= value <= most:
+        raise ConfigError(f"{name} {value}: must be between {least} and {most}")

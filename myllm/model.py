@@ -1,0 +1,361 @@
+"""Room: tokens (B, T) → logits (B, T, V). Knows nothing of text, files, optimizers or devices.
+
+Letters of the shapes: B batch, T time, S time with what the cache holds, C d_model, H heads,
+K key and value heads, D head size, F inner width, V vocabulary.
+
+To add an attention variant: one class with the signature of `MultiHeadAttention`, one line in
+`ATTENTIONS`.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from myllm.config import GPTConfig
+from myllm.errors import ConfigError, InputError
+
+INIT_STD = 0.02  # GPT-2's; of embeddings and of linear layers that do not end a residual branch
+
+
+class KVCache:
+    """Keys and values of the tokens seen so far, one pair of tensors (B, K, S, D) a layer.
+
+    The memory grows by doubling up to the context length, so that a short text pays for a short
+    cache.
+    """
+
+    def __init__(self, config: GPTConfig) -> None:
+        self.capacity = config.context_length
+        self.length = 0  # tokens that every layer holds
+        self._keys: list[Tensor | None] = [None] * config.n_layers
+        self._values: list[Tensor | None] = [None] * config.n_layers
+
+    def update(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Appends `k`, `v` (B, K, T, D) of new tokens; returns all (B, K, S, D)."""
+        start, end = self.length, self.length + k.shape[2]
+        self._keys[layer] = self._fit(self._keys[layer], k, end)
+        self._values[layer] = self._fit(self._values[layer], v, end)
+        keys, values = self._keys[layer], self._values[layer]
+        assert keys is not None and values is not None
+        keys[:, :, start:end] = k
+        values[:, :, start:end] = v
+        return keys[:, :, :end], values[:, :, :end]
+
+    def advance(self, n_tokens: int) -> None:
+        """Counts new tokens as held, once all layers have been updated."""
+        self.length += n_tokens
+
+    def _fit(self, held: Tensor | None, new: Tensor, end: int) -> Tensor:
+        if held is not None and held.shape[2] >= end:
+            return held
+        size = min(self.capacity, max(64, 1 << (end - 1).bit_length()))
+        grown = new.new_empty(*new.shape[:2], size, new.shape[3])
+        if held is not None:
+            grown[:, :, : self.length] = held[:, :, : self.length]
+        return grown
+
+
+class RotaryPosition(nn.Module):
+    """Rotates pairs of features by an angle that grows with the position (arXiv 2104.09864).
+
+    Feature i is paired with i + D/2, as in Llama and Qwen, so that weights are exchangeable.
+    """
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.register_buffer("cos", torch.empty(0), persistent=False)
+        self.register_buffer("sin", torch.empty(0), persistent=False)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Computes the table of angles: it follows from the configuration alone."""
+        half = self.config.head_size // 2
+        device = self.cos.device
+        frequency = self.config.rope_theta ** -(torch.arange(half, device=device) / half)
+        position = torch.arange(self.config.context_length, device=device)
+        angle = torch.outer(position.float(), frequency.float()).repeat(1, 2)  # (T, D)
+        self.cos, self.sin = angle.cos(), angle.sin()
+
+    def forward(self, x: Tensor, start: int) -> Tensor:
+        """Turns `x` (B, H, T, D), whose first token is at position `start`."""
+        cos = self.cos[start : start + x.shape[2]].to(x.dtype)  # (T, D)
+        sin = self.sin[start : start + x.shape[2]].to(x.dtype)
+        left, right = x.chunk(2, dim=-1)
+        return x * cos + torch.cat((-right, left), dim=-1) * sin  # (B, H, T, D)
+
+
+class MultiHeadAttention(nn.Module):
+    """Causal attention with the mathematics spelled out (arXiv 1706.03762).
+
+    With fewer key and value heads than heads it is grouped-query attention (arXiv 2305.13245);
+    with one it is multi-query attention. Optionally queries and keys are normalised per head
+    (arXiv 2302.05442) and turned by their position.
+    """
+
+    def __init__(self, config: GPTConfig, layer: int) -> None:
+        """
+        Args:
+            config: the shape of the model.
+            layer: the block's index: whose part of the cache this is.
+        """
+        super().__init__()
+        self.layer = layer
+        self.head_size = D = config.head_size
+        self.n_heads, self.n_kv_heads = config.n_heads, config.kv_heads
+        self.dropout_rate = config.dropout
+        self.W_q = nn.Linear(config.d_model, config.n_heads * D, bias=config.bias)
+        self.W_k = nn.Linear(config.d_model, config.kv_heads * D, bias=config.bias)
+        self.W_v = nn.Linear(config.d_model, config.kv_heads * D, bias=config.bias)
+        self.W_o = nn.Linear(config.n_heads * D, config.d_model, bias=config.bias)
+        self.dropout = nn.Dropout(config.dropout)
+        self.q_norm = build_norm(config, D) if config.qk_norm else None
+        self.k_norm = build_norm(config, D) if config.qk_norm else None
+        self.output_std = INIT_STD / math.sqrt(2 * config.n_layers)
+
+    def reset_parameters(self) -> None:
+        """Draws new weights; the output's are smaller, as 2 · n_layers of them add up (GPT-2)."""
+        for linear in (self.W_q, self.W_k, self.W_v):
+            init_linear(linear, INIT_STD)
+        init_linear(self.W_o, self.output_std)
+
+    def forward(
+        self, x: Tensor, rotary: RotaryPosition | None = None, cache: KVCache | None = None
+    ) -> Tensor:
+        """(B, T, C) → (B, T, C); with a cache, `x` are the tokens that follow those in it."""
+        B, T, _ = x.shape
+        q = self.W_q(x).view(B, T, self.n_heads, self.head_size)
+        k = self.W_k(x).view(B, T, self.n_kv_heads, self.head_size)
+        v = self.W_v(x).view(B, T, self.n_kv_heads, self.head_size)
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k = self.q_norm(q), self.k_norm(k)
+        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (B, H or K, T, D)
+        if rotary is not None:
+            start = cache.length if cache is not None else 0
+            q, k = rotary(q, start), rotary(k, start)
+        q, k = q.to(v.dtype), k.to(v.dtype)  # under autocast a norm gives float32
+        if cache is not None:
+            k, v = cache.update(self.layer, k, v)  # (B, K, S, D)
+        if self.n_kv_heads != self.n_heads:
+            k = k.repeat_interleave(self.n_heads // self.n_kv_heads, dim=1)  # (B, H, S, D)
+            v = v.repeat_interleave(self.n_heads // self.n_kv_heads, dim=1)
+        y = self.attend(q, k, v)  # (B, H, T, D)
+        return self.W_o(y.transpose(1, 2).reshape(B, T, -1))  # (B, T, C)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """softmax(q kᵀ / √D) v, where a query sees the keys up to its own position.
+
+        Args:
+            q: (B, H, T, D), the last T of the S positions.
+            k: (B, H, S, D).
+            v: (B, H, S, D).
+
+        Returns:
+            (B, H, T, D).
+        """
+        scores = q @ k.transpose(-2, -1) / math.sqrt(self.head_size)  # (B, H, T, S)
+        hidden = ~causal_mask(q, k)
+        weights = scores.masked_fill(hidden, float("-inf")).softmax(dim=-1)
+        return self.dropout(weights.to(v.dtype)) @ v  # (B, H, T, D)
+
+
+class FlashAttention(MultiHeadAttention):
+    """The same function by PyTorch's fused kernels, which never hold the scores (B, H, T, S)."""
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        T, S = q.shape[2], k.shape[2]
+        return F.scaled_dot_product_attention(
+            q,
+            k,
+            v,
+            attn_mask=causal_mask(q, k) if 1 < T < S else None,
+            is_causal=T == S,
+            dropout_p=self.dropout_rate if self.training else 0.0,
+        )
+
+
+def causal_mask(q: Tensor, k: Tensor) -> Tensor:
+    """Which keys each query sees: bool (T, S), for queries that are the last T positions."""
+    T, S = q.shape[2], k.shape[2]
+    return torch.ones(T, S, dtype=torch.bool, device=q.device).tril(diagonal=S - T)
+
+
+class FeedForward(nn.Module):
+    """Two linear layers with a GELU between them, in GPT-2's tanh form (arXiv 1606.08415)."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.linear1 = nn.Linear(config.d_model, config.ff_size, bias=config.bias)
+        self.gelu = nn.GELU(approximate="tanh")
+        self.linear2 = nn.Linear(config.ff_size, config.d_model, bias=config.bias)
+        self.dropout = nn.Dropout(config.dropout)
+        self.output_std = INIT_STD / math.sqrt(2 * config.n_layers)
+
+    def reset_parameters(self) -> None:
+        """Draws new weights; the output's are smaller, as 2 · n_layers of them add up (GPT-2)."""
+        init_linear(self.linear1, INIT_STD)
+        init_linear(self.linear2, self.output_std)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, C) → (B, T, C)."""
+        return self.linear2(self.gelu(self.linear1(x)))
+
+
+class SwiGLU(FeedForward):
+    """A feed-forward whose inner features are gated: silu(gate(x)) · linear1(x) (arXiv
+    2002.05202)."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__(config)
+        del self.gelu
+        self.gate = nn.Linear(config.d_model, config.ff_size, bias=config.bias)
+
+    def reset_parameters(self) -> None:
+        super().reset_parameters()
+        init_linear(self.gate, INIT_STD)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear2(F.silu(self.gate(x)) * self.linear1(x))
+
+
+class TransformerBlock(nn.Module):
+    """Attention and feed-forward, each on the normalised stream and added to it (pre-norm)."""
+
+    def __init__(self, config: GPTConfig, layer: int) -> None:
+        super().__init__()
+        self.ln1 = build_norm(config, config.d_model)
+        self.attention = ATTENTIONS[config.attention](config, layer)
+        self.ln2 = build_norm(config, config.d_model)
+        self.feed_forward = FEED_FORWARDS[config.feed_forward](config)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(
+        self, x: Tensor, rotary: RotaryPosition | None = None, cache: KVCache | None = None
+    ) -> Tensor:
+        """(B, T, C) → (B, T, C)."""
+        x = x + self.dropout(self.attention(self.ln1(x), rotary, cache))
+        return x + self.dropout(self.feed_forward(self.ln2(x)))
+
+
+class GPTModel(nn.Module):
+    """A decoder-only transformer (GPT-2's, or a variant that the configuration names).
+
+    >>> model = GPTModel(GPTConfig(vocab_size=11, context_length=8, d_model=16, n_layers=1,
+    ...                            n_heads=2))
+    >>> model(torch.zeros(3, 5, dtype=torch.long)).shape
+    torch.Size([3, 5, 11])
+    """
+
+    def __init__(self, config: GPTConfig) -> None:
+        """
+        Args:
+            config: the shape; validated here.
+
+        Raises:
+            ConfigError: a value out of its limits, or two that contradict.
+        """
+        super().__init__()
+        self.config = config.validate()
+        if config.vocab_size < 1:
+            raise ConfigError("vocab_size 0: a model needs the size of its tokenizer's vocabulary")
+        self.token_embedding = nn.Embedding(config.vocab_size, config.d_model)
+        self.position_embedding: nn.Embedding | None = None
+        self.rotary: RotaryPosition | None = None
+        if config.position == "learned":
+            self.position_embedding = nn.Embedding(config.context_length, config.d_model)
+        else:
+            self.rotary = RotaryPosition(config)
+        self.dropout = nn.Dropout(config.dropout)
+        self.blocks = nn.ModuleList(TransformerBlock(config, i) for i in range(config.n_layers))
+        self.ln_final = build_norm(config, config.d_model)
+        self.lm_head = nn.Linear(config.d_model, config.vocab_size, bias=False)
+        if config.tie_weights:
+            self.lm_head.weight = self.token_embedding.weight
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draws all weights anew: each module its own, so that none can be forgotten."""
+        for embedding in (self.token_embedding, self.position_embedding):
+            if embedding is not None:
+                nn.init.normal_(embedding.weight, std=INIT_STD)
+        if not self.config.tie_weights:
+            init_linear(self.lm_head, INIT_STD)
+        own = (MultiHeadAttention, FeedForward, nn.LayerNorm, nn.RMSNorm, RotaryPosition)
+        for module in self.modules():
+            if isinstance(module, own):
+                module.reset_parameters()
+
+    def forward(self, tokens: Tensor, cache: KVCache | None = None) -> Tensor:
+        """The logits of what follows each token.
+
+        Args:
+            tokens: (B, T), ids below the vocabulary size.
+            cache: keys and values of the tokens before these; extended in place.
+
+        Returns:
+            (B, T, V).
+
+        Raises:
+            InputError: more tokens, with those in the cache, than the context length.
+        """
+        return self.lm_head(self.features(tokens, cache))  # (B, T, V)
+
+    def features(self, tokens: Tensor, cache: KVCache | None = None) -> Tensor:
+        """What the head reads, (B, T, C): for callers that need few of the logits."""
+        T = tokens.shape[1]
+        start = cache.length if cache is not None else 0
+        if start + T > self.config.context_length:
+            raise InputError(
+                f"{start + T} tokens exceed the context length {self.config.context_length}: "
+                "pass the last ones only"
+            )
+        x = self.token_embedding(tokens)  # (B, T, C)
+        if self.position_embedding is not None:
+            x = x + self.position_embedding.weight[start : start + T]
+        x = self.dropout(x)
+        for block in self.blocks:
+            x = block(x, self.rotary, cache)
+        if cache is not None:
+            cache.advance(T)
+        return self.ln_final(x)
+
+    def count_parameters(self) -> int:
+        """Number of trained numbers; tied weights count once."""
+        return sum(p.numel() for p in self.parameters())
+
+    def estimate_flops_per_token(self, context_length: int | None = None) -> int:
+        """Floating-point operations of one training token: 6 N + 12 L T H D (arXiv 2204.02311).
+
+        N are the weights that multiply, so without embedding look-ups. A forward alone is a third.
+        """
+        T = context_length or self.config.context_length
+        looked_up = 0 if self.config.tie_weights else self.token_embedding.weight.numel()
+        if self.position_embedding is not None:
+            looked_up += self.position_embedding.weight.numel()
+        width = self.config.n_heads * self.config.head_size
+        return 6 * (self.count_parameters() - looked_up) + 12 * self.config.n_layers * T * width
+
+
+def build_norm(config: GPTConfig, size: int) -> nn.Module:
+    """LayerNorm (arXiv 1607.06450) or RMSNorm (arXiv 1910.07467) over the last `size` features."""
+    if config.norm == "layernorm":
+        return nn.LayerNorm(size, eps=config.norm_eps, bias=config.bias)
+    return nn.RMSNorm(size, eps=config.norm_eps)
+
+
+def init_linear(linear: nn.Linear, std: float) -> None:
+    """Normal weights, zero bias."""
+    nn.init.normal_(linear.weight, std=std)
+    if linear.bias is not None:
+        nn.init.zeros_(linear.bias)
+
+
+ATTENTIONS: dict[str, type[MultiHeadAttention]] = {
+    "flash": FlashAttention,
+    "manual": MultiHeadAttention,
+}
+FEED_FORWARDS: dict[str, type[FeedForward]] = {"gelu": FeedForward, "swiglu": SwiGLU}
