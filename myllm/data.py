@@ -1,0 +1,488 @@
+"""Room: text sources → token files on disk. Knows nothing of models; imports no torch.
+
+    files, folders, - ──find_sources──▶ [Source] ──read_pieces──▶ text ──tokenizer──▶ tokens.npy
+
+A prepared folder holds `tokens.npy` (all documents, each followed by end of text),
+`tokens.json` (counts, hashes, sources, which ranges are validation) and `tokenizer.json`.
+Text passes through in pieces, so that memory does not grow with it.
+"""
+
+from __future__ import annotations
+
+import codecs
+import errno
+import hashlib
+import json
+import logging
+import math
+import os
+import re
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from myllm.config import DataConfig
+from myllm.errors import DiskFullError, InputError
+from myllm.tokenizer import Tokenizer, build_tokenizer
+
+log = logging.getLogger(__name__)
+
+Range = tuple[int, int]
+"""A half-open interval of positions in a token file."""
+
+PIECE_BYTES = 1 << 20  # text read at once
+BATCH_CHARACTERS = 1 << 21  # text encoded at once: what the memory of preparing is bounded by
+SAMPLE_BYTES = 64 << 20  # text from which byte pairs are learned
+MIN_TOKENS = 64  # below this nothing can be learned or measured
+VALIDATION_SHARE = 0.1
+VALIDATION_MAX_TOKENS = 250_000  # enough to measure the loss to a thousandth
+VALIDATION_PIECES = 10
+CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")  # no text in any 8-bit encoding has these
+
+
+@dataclass(frozen=True)
+class Source:
+    """One text file."""
+
+    path: str
+    size_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class TokenFile:
+    """A prepared text: its folder, its counts, its split."""
+
+    folder: Path
+    tokenizer: Tokenizer
+    n_tokens: int
+    n_characters: int
+    n_bytes: int
+    n_documents: int
+    text_hash: str
+    train_ranges: list[Range]
+    val_ranges: list[Range]
+
+    def tokens(self) -> np.ndarray:
+        """All ids (n_tokens,), mapped from disk, not read into memory."""
+        return np.load(self.folder / "tokens.npy", mmap_mode="r", allow_pickle=False)
+
+
+def find_sources(config: DataConfig) -> list[Source]:
+    """The text files that `config.paths` means, in a fixed order, each with its SHA-256.
+
+    Folders are searched recursively; hidden, empty and binary files in them are passed over,
+    which is announced. Standard input is kept as a file in `config.data_dir`.
+
+    Raises:
+        InputError: no such file, an empty one, or no text in a folder.
+    """
+    paths: list[Path] = []
+    for name in config.paths:
+        path = _spool_stdin(Path(config.data_dir)) if name == "-" else Path(name)
+        if path.is_dir():
+            paths += _text_files(path, config.encoding)
+        elif not path.exists():
+            raise InputError(f"no such file or folder: {name}")
+        elif path.stat().st_size == 0:
+            raise InputError(f"{name} is empty: there is no text to learn from")
+        else:
+            paths.append(path)
+    try:
+        return [Source(p.as_posix(), p.stat().st_size, _sha256(p)) for p in paths]
+    except OSError as error:
+        raise InputError(f"cannot read {error.filename}: {error.strerror}") from None
+
+
+def _text_files(folder: Path, encoding: str) -> list[Path]:
+    found, binary = [], []
+    wide = codecs.lookup(encoding).name.startswith(("utf-16", "utf-32"))
+    for path in sorted(folder.rglob("*"), key=lambda p: p.relative_to(folder).as_posix()):
+        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if hidden or not path.is_file() or path.stat().st_size == 0:
+            continue
+        with path.open("rb") as file:
+            is_binary = not wide and CONTROL.search(file.read(8192)) is not None
+        (binary if is_binary else found).append(path)
+    if not found:
+        what = f"only binary files, such as {binary[0].name}" if binary else "no text files"
+        raise InputError(f"{folder} contains {what}: give a folder of texts")
+    if binary:
+        log.info("passed over %d binary files in %s, such as %s", len(binary), folder, binary[0])
+    return found
+
+
+def _spool_stdin(folder: Path) -> Path:
+    """Standard input as a file named after its hash, so that a resumed run finds it again."""
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = folder / f".stdin-{os.getpid()}"
+    digest = hashlib.sha256()
+    with partial.open("wb") as file:
+        while block := sys.stdin.buffer.read(PIECE_BYTES):
+            digest.update(block)
+            file.write(block)
+    if partial.stat().st_size == 0:
+        partial.unlink()
+        raise InputError("standard input is empty: there is no text to learn from")
+    path = folder / f"stdin-{digest.hexdigest()[:12]}.txt"
+    os.replace(partial, path)
+    return path
+
+
+def read_pieces(source: Source, config: DataConfig) -> Iterator[tuple[str, bool]]:
+    """The text of one file in pieces, each with whether a document ends with it.
+
+    A `.jsonl` file has a document per line, in its field `text`; any other file is a document.
+
+    Raises:
+        InputError: bytes that are not of the encoding, null characters (file and offset), or a
+            line that is no such JSON.
+    """
+    if not source.path.endswith((".jsonl", ".ndjson")):
+        rest = ""
+        for text in _decoded(source, config):
+            rest += text
+            while len(rest) > PIECE_BYTES:
+                cut = _cut_position(rest)
+                yield rest[:cut], False
+                rest = rest[cut:]
+        yield rest, True
+        return
+    rest, number = "", 0
+    for text in (*_decoded(source, config), "\n"):
+        *lines, rest = (rest + text).split("\n")
+        for line in lines:
+            number += 1
+            if line.strip():
+                yield _text_field(line, f"{source.path}, line {number}"), True
+
+
+def _text_field(line: str, where: str) -> str:
+    try:
+        text = json.loads(line)["text"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        text = None
+    if not isinstance(text, str):
+        raise InputError(f'{where}: no JSON object with a string "text"')
+    if "\0" in text:
+        raise InputError(f"{where}: the text contains null characters; remove them")
+    return text
+
+
+def _decoded(source: Source, config: DataConfig) -> Iterator[str]:
+    """The characters of a file, without a byte order mark, block by block."""
+    encoding = codecs.lookup(config.encoding).name
+    decoder = codecs.getincrementaldecoder("utf-8-sig" if encoding == "utf-8" else encoding)(
+        config.encoding_errors
+    )
+    with open(source.path, "rb") as file:
+        offset = n_characters = 0
+        while True:
+            block = file.read(PIECE_BYTES)
+            pending = len(decoder.getstate()[0])
+            try:
+                text = decoder.decode(block, final=not block)
+            except UnicodeDecodeError as error:
+                raise InputError(
+                    f"{source.path} is not {encoding}: byte {offset - pending + error.start} "
+                    f"({error.reason}); name its encoding (--encoding latin-1), or replace what "
+                    "cannot be read (--encoding-errors replace)"
+                ) from None
+            if "\0" in text:
+                raise InputError(
+                    f"{source.path} contains null characters, the first at character "
+                    f"{n_characters + text.index(chr(0))}: it may be binary, or UTF-16 "
+                    "(--encoding utf-16); otherwise remove them"
+                )
+            offset += len(block)
+            n_characters += len(text)
+            yield text
+            if not block:
+                return
+
+
+def _cut_position(text: str) -> int:
+    """Where to cut a long text: after the last single line end, which no pre-token spans."""
+    half = PIECE_BYTES // 2
+    cuts = [match.end() for match in re.finditer(r"\S\n(?=\S)", text[half:PIECE_BYTES])]
+    return half + cuts[-1] if cuts else PIECE_BYTES
+
+
+def split_ranges(n_tokens: int) -> tuple[list[Range], list[Range]]:
+    """Training and validation ranges of a text of `n_tokens`: disjoint, and together all of it.
+
+    A tenth (of a long text less) is held out, in up to ten pieces spread evenly, because the last
+    tenth alone is often of another kind than the rest.
+
+    Raises:
+        InputError: fewer than `MIN_TOKENS`.
+    """
+    if n_tokens < MIN_TOKENS:
+        raise InputError(
+            f"the text has {n_tokens} tokens, the least is {MIN_TOKENS}: give a longer text "
+            "(2,000 characters are enough to try, 1,000,000 to see it learn)"
+        )
+    held_out = min(int(n_tokens * VALIDATION_SHARE), VALIDATION_MAX_TOKENS)
+    n_pieces = max(1, min(VALIDATION_PIECES, held_out // 256))
+    length = max(2, held_out // n_pieces)
+    val = [
+        (start, start + length)
+        for start in (
+            (2 * i + 1) * n_tokens // (2 * n_pieces) - length // 2 for i in range(n_pieces)
+        )
+    ]
+    edges = [0, *(edge for piece in val for edge in piece), n_tokens]
+    return list(zip(edges[::2], edges[1::2])), val
+
+
+def choose_vocab_size(n_bytes: int) -> int:
+    """A vocabulary that a text of `n_bytes` can fill: about 2 √bytes, in steps of 64."""
+    return min(8192, max(320, round(2 * math.sqrt(n_bytes) / 64) * 64))
+
+
+def prepare(
+    config: DataConfig,
+    vocab_size: int,
+    tokenizer: Tokenizer | None = None,
+    out: Path | None = None,
+) -> TokenFile:
+    """Turns the texts of `config` into a token file, or finds the one that was made before.
+
+    Args:
+        config: the sources and how to read them.
+        vocab_size: what the tokenizer shall reach; 0 chooses it from the text's length.
+        tokenizer: one that is trained already (then none is trained).
+        out: the folder to make; by default one in `config.data_dir`, named after the content.
+
+    Raises:
+        InputError: the texts cannot be used, or `out` holds something else.
+        DiskFullError: no room for the token file.
+    """
+    if len(config.paths) == 1 and (Path(config.paths[0]) / "tokens.json").is_file():
+        found = open_token_file(Path(config.paths[0]))
+        if tokenizer is not None and found.tokenizer.content_hash != tokenizer.content_hash:
+            raise InputError(f"{config.paths[0]} was prepared with another tokenizer")
+        return found
+    sources = find_sources(config)
+    text_hash = _text_hash(sources, config)
+    n_bytes = sum(source.size_bytes for source in sources)
+    vocab_size = vocab_size or choose_vocab_size(n_bytes)
+    wanted = tokenizer.content_hash if tokenizer else f"{config.tokenizer} {vocab_size}"
+    key = hashlib.sha256(f"{text_hash} {wanted}".encode()).hexdigest()
+    folder = out or Path(config.data_dir) / f"{text_name(config)}-{key[:12]}"
+    if folder.exists():
+        try:
+            if _sidecar(folder)["key"] == key:
+                return open_token_file(folder)
+        except InputError:
+            if out is None:  # ours, and damaged: make it anew
+                shutil.rmtree(folder)
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise InputError(f"{folder} exists and holds something else: name another --out")
+    with _made_atomically(folder) as unfinished:
+        if tokenizer is None:
+            tokenizer = _train_tokenizer(sources, config, vocab_size, n_bytes)
+        _write_tokens(unfinished, sources, config, tokenizer, text_hash, key)
+    return open_token_file(folder)
+
+
+def open_token_file(folder: Path) -> TokenFile:
+    """Opens a prepared folder and checks that its parts belong together.
+
+    Raises:
+        InputError: something is missing, damaged or of another tokenizer.
+    """
+    sidecar = _sidecar(folder)
+    tokenizer = Tokenizer.load(folder / "tokenizer.json")
+    remedy = "delete the folder and prepare it again"
+    if tokenizer.content_hash != sidecar["tokenizer_hash"]:
+        raise InputError(f"{folder}: tokenizer.json is not the one it was made with; {remedy}")
+    try:
+        tokens = np.load(folder / "tokens.npy", mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"{folder / 'tokens.npy'} cannot be read ({error}); {remedy}") from None
+    n_tokens = sidecar["n_tokens"]
+    if tokens.shape != (n_tokens,) or tokens.dtype != _id_dtype(tokenizer):
+        raise InputError(f"{folder / 'tokens.npy'} is not what tokens.json describes; {remedy}")
+    if int(tokens.max()) >= tokenizer.vocab_size:
+        raise InputError(f"{folder / 'tokens.npy'} has ids beyond its vocabulary; {remedy}")
+    train_ranges, val_ranges = split_ranges(n_tokens)
+    counts = {name: sidecar[name] for name in ("n_characters", "n_bytes", "n_documents")}
+    return TokenFile(
+        folder, tokenizer, n_tokens, text_hash=sidecar["text_hash"],
+        train_ranges=train_ranges, val_ranges=val_ranges, **counts,
+    )  # fmt: skip
+
+
+def text_name(config: DataConfig) -> str:
+    """A short name for a text: of its first file or folder, fit for a folder's name."""
+    first = config.paths[0] if config.paths else "text"
+    name = "stdin" if first == "-" else Path(first).resolve().name
+    name = "python-docs" if name.startswith("python-docs-") else Path(name).stem
+    return re.sub(r"[^\w.-]+", "-", name).strip("-.")[:60] or "text"
+
+
+def encode_file(path: str, tokenizer: Tokenizer, config: DataConfig) -> np.ndarray:
+    """The ids of a text file or folder in memory, each document followed by end of text.
+
+    Raises:
+        InputError: the text cannot be read.
+    """
+    one = DataConfig(
+        (path,), encoding=config.encoding, encoding_errors=config.encoding_errors,
+        data_dir=config.data_dir,
+    )  # fmt: skip
+    batches = _batches(find_sources(one), one, tokenizer)
+    return np.concatenate([ids for batch in batches for ids in batch.ids])
+
+
+def _train_tokenizer(
+    sources: list[Source], config: DataConfig, vocab_size: int, n_bytes: int
+) -> Tokenizer:
+    tokenizer = build_tokenizer(config.tokenizer, vocab_size)
+    stride = 1
+    if config.tokenizer == "bpe" and n_bytes > SAMPLE_BYTES:
+        stride = math.ceil(n_bytes / SAMPLE_BYTES)
+        log.info("learning byte pairs from one part in %d of the text", stride)
+    pieces = (text for source in sources for text, _ in read_pieces(source, config))
+    return tokenizer.train(text for i, text in enumerate(pieces) if i % stride == 0)
+
+
+@dataclass
+class _Batch:
+    ids: list[np.ndarray]
+    n_characters: int
+    n_bytes: int
+    n_documents: int
+
+
+def _batches(
+    sources: list[Source], config: DataConfig, tokenizer: Tokenizer
+) -> Iterator[_Batch]:
+    end = np.array([tokenizer.end_of_text_id], np.uint32)
+    texts: list[str] = []
+    ends: list[bool] = []
+
+    def encoded() -> _Batch:
+        ids = tokenizer.encode_batch(texts)
+        joined = [part for i, e in zip(ids, ends) for part in ((i, end) if e else (i,))]
+        n_bytes = sum(len(text.encode("utf-8", "surrogatepass")) for text in texts)
+        return _Batch(joined, sum(map(len, texts)), n_bytes, sum(ends))
+
+    held = 0
+    for source in sources:
+        for text, ends_document in read_pieces(source, config):
+            # a piece is cut once more, so that one long document occupies all cores
+            parts = _halved(text)
+            texts += parts
+            ends += [False] * (len(parts) - 1) + [ends_document]
+            held += len(text)
+            if held >= BATCH_CHARACTERS:
+                yield encoded()
+                texts, ends, held = [], [], 0
+    if texts:
+        yield encoded()
+
+
+def _halved(text: str) -> list[str]:
+    if len(text) < PIECE_BYTES // 4:
+        return [text]
+    middle = re.search(r"\S\n(?=\S)", text[len(text) // 2 :])
+    cut = len(text) // 2 + middle.end() if middle else len(text)
+    return [text[:cut], text[cut:]] if cut < len(text) else [text]
+
+
+def _write_tokens(
+    folder: Path,
+    sources: list[Source],
+    config: DataConfig,
+    tokenizer: Tokenizer,
+    text_hash: str,
+    key: str,
+) -> None:
+    dtype = _id_dtype(tokenizer)
+    counts = dict(n_tokens=0, n_characters=0, n_bytes=0, n_documents=0)
+    with (folder / "tokens.npy").open("wb") as file:
+        _write_header(file, dtype, 0)
+        for batch in _batches(sources, config, tokenizer):
+            for ids in batch.ids:
+                file.write(ids.astype(dtype).tobytes())
+                counts["n_tokens"] += len(ids)
+            for name in ("n_characters", "n_bytes", "n_documents"):
+                counts[name] += getattr(batch, name)
+        _write_header(file, dtype, counts["n_tokens"])
+        file.flush()
+        os.fsync(file.fileno())
+    split_ranges(counts["n_tokens"])  # a text that is too short is refused before it has a name
+    tokenizer.save(folder / "tokenizer.json")
+    sidecar: dict[str, Any] = {
+        "format": 1,
+        "key": key,
+        **counts,
+        "dtype": dtype.name,
+        "tokenizer_hash": tokenizer.content_hash,
+        "text_hash": text_hash,
+        "sources": [asdict(source) for source in sources],
+    }
+    (folder / "tokens.json").write_text(json.dumps(sidecar, indent=1), encoding="utf-8")
+
+
+def _write_header(file: BinaryIO, dtype: np.dtype, n_tokens: int) -> None:
+    """Writes the .npy header; NumPy leaves room in it for the count to grow in place."""
+    file.seek(0)
+    header = {"descr": dtype.str, "fortran_order": False, "shape": (n_tokens,)}
+    np.lib.format.write_array_header_1_0(file, header)
+
+
+def _id_dtype(tokenizer: Tokenizer) -> np.dtype:
+    return np.dtype("<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4")
+
+
+def _sidecar(folder: Path) -> dict[str, Any]:
+    wanted = {
+        "key": str, "n_tokens": int, "n_characters": int, "n_bytes": int, "n_documents": int,
+        "tokenizer_hash": str, "text_hash": str,
+    }  # fmt: skip
+    try:
+        content = json.loads((folder / "tokens.json").read_text(encoding="utf-8"))
+        if all(type(content[name]) is kind for name, kind in wanted.items()):
+            return content
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        pass
+    raise InputError(f"{folder} is not a prepared folder, or damaged: delete it and prepare again")
+
+
+@contextmanager
+def _made_atomically(folder: Path) -> Iterator[Path]:
+    """A folder to fill, which gets its name only when it is whole."""
+    unfinished = folder.with_name(f".tmp-{folder.name}-{os.getpid()}")
+    try:
+        unfinished.mkdir(parents=True)
+        yield unfinished
+        if folder.is_dir():
+            folder.rmdir()  # an empty one that the user made
+        os.replace(unfinished, folder)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise DiskFullError(f"no room left in {folder.parent} for the token file") from None
+        raise InputError(f"cannot write {folder}: {error.strerror}") from None
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _text_hash(sources: list[Source], config: DataConfig) -> str:
+    """Changes whenever the text does; not with the place it lies in."""
+    parts = [f"{Path(s.path).suffix} {s.sha256}" for s in sources]
+    parts += [codecs.lookup(config.encoding).name, config.encoding_errors]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
