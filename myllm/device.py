@@ -1,0 +1,85 @@
+"""Room: a device's name → the device, its precision, its memory. Knows nothing of models."""
+
+from __future__ import annotations
+
+import re
+import sys
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+
+from myllm.config import DTYPE_NAMES
+from myllm.errors import ConfigError, OutOfMemoryError, lookup
+
+
+def choose_device(name: str | None = None) -> torch.device:
+    """The device of that name, or the best one of this machine: CUDA, then MPS, then CPU.
+
+    Raises:
+        ConfigError: unknown name, or a device that this machine does not have.
+    """
+    available = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": 0}
+    if torch.backends.mps.is_available():
+        available["mps"] = 1
+    if name is None:
+        return torch.device(next(kind for kind in ("cuda", "mps", "cpu") if available[kind]))
+    match = re.fullmatch(r"([a-z]+)(?::(\d+))?", name)
+    kind = lookup("device", match[1] if match else name, available)
+    if int((match and match[2]) or 0) >= available[kind]:
+        here = ", ".join(kind for kind, count in available.items() if count)
+        raise ConfigError(f"device {name}: this machine has {here} only")
+    return torch.device(name)
+
+
+def choose_dtype(device: torch.device, name: str | None = None) -> torch.dtype:
+    """The dtype of that name, or the fastest one that trains safely on the device.
+
+    bfloat16 where the hardware multiplies it (CUDA from Ampere on, CPUs with AVX512-BF16 or AMX),
+    float16 on older CUDA cards, float32 elsewhere.
+    """
+    if name is not None:
+        return getattr(torch, lookup("dtype", name, DTYPE_NAMES))
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    if device.type == "cpu" and sys.platform == "linux" and torch.cpu._is_avx512_bf16_supported():
+        return torch.bfloat16
+    return torch.float32
+
+
+def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[object]:
+    """Mixed precision: products in `dtype`, weights and sums in float32. Re-enterable."""
+    if dtype == torch.float32:
+        return nullcontext()
+    return torch.autocast(device.type, dtype)
+
+
+def synchronize(device: torch.device) -> None:
+    """Waits until the device has done what was asked of it."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """The most memory held so far: of the device, or on the CPU of the process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if device.type == "mps":
+        return torch.mps.driver_allocated_memory()
+    if sys.platform == "win32":
+        return 0  # not to be had without another dependency
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def out_of_memory(error: RuntimeError, remedy: str) -> OutOfMemoryError | None:
+    """The error to raise in place of `error`, if that says that memory ran out."""
+    text = str(error)
+    if isinstance(error, torch.OutOfMemoryError) or "not enough memory" in text:
+        asked = re.search(r"allocate ([\d.]+ ?\w+)", text)
+        amount = f" (asked for {asked[1]} more)" if asked else ""
+        return OutOfMemoryError(f"out of memory{amount}: {remedy}")
+    return None
