@@ -1,0 +1,142 @@
+"""Room: a person at a terminal ↔ `TextGenerator`: the interactive mode."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from myllm.config import SamplingConfig
+from myllm.errors import InputError, nearest
+from myllm.generate import TextGenerator
+
+HELP = """\
+Write the beginning of a text; the model goes on with it. Then:
+  (an empty line)          the model writes on
+  /temperature 0.7         change a setting: {settings}
+  /top-k off               … or switch it off
+  /settings                show all settings
+  /probs                   the likeliest next tokens, with their probabilities
+  /reset                   forget the text so far
+  /quit                    leave (also Ctrl-D)"""
+
+
+class Chat:
+    """The interactive mode: keeps the text so far, and the settings."""
+
+    def __init__(
+        self,
+        generator: TextGenerator,
+        sampling: SamplingConfig,
+        write: Callable[[str], None] | None = None,
+    ) -> None:
+        """
+        Args:
+            generator: what writes.
+            sampling: the settings to begin with.
+            write: where text goes; standard output by default.
+        """
+        self.generator, self.sampling = generator, sampling
+        self.text = ""
+        self._write = write or _write_out
+
+    def run(self) -> None:
+        """Reads lines until the end or `/quit`: from a terminal with editing and history."""
+        self._write("Write a beginning, and the model goes on. /help shows the commands.\n")
+        for line in _lines():
+            if not self.respond(line):
+                break
+
+    def respond(self, line: str) -> bool:
+        """Answers one line; returns False when it asks to leave."""
+        if not line.startswith("/"):
+            return self._continue(line)
+        try:
+            return self._command(line)
+        except (InputError, ValueError) as error:
+            self._write(f"{error}\n")
+            return True
+
+    def _continue(self, line: str) -> bool:
+        """Adds a line to the text and writes on; Ctrl-C stops the writing only."""
+        if line:
+            self.text += line
+        try:
+            for piece in self.generator.stream(self.text, self.sampling):
+                self._write(piece)
+                self.text += piece
+        except KeyboardInterrupt:
+            pass
+        self._write("\n")
+        return True
+
+    def _command(self, line: str) -> bool:
+        name, *values = shlex.split(line[1:]) or [""]
+        name = name.replace("-", "_")
+        fields = {field.name: field.type for field in dataclasses.fields(SamplingConfig)}
+        if name in ("quit", "exit"):
+            return False
+        if name == "help":
+            self._write(HELP.format(settings=", ".join(fields).replace("_", "-")) + "\n")
+        elif name == "reset":
+            self.text = ""
+            self._write("(the text is forgotten)\n")
+        elif name == "probs":
+            for token, probability in self.generator.next_probabilities(self.text):
+                self._write(f"{probability:7.2%}  {token!r}\n")
+        elif name == "settings":
+            for field in fields:
+                self._write(f"{field.replace('_', '-')}: {getattr(self.sampling, field)}\n")
+        elif name in fields:
+            self._set(name, values, str(fields[name]))
+        else:
+            known = ["help", "quit", "reset", "probs", "settings", *fields]
+            raise InputError(f"unknown command /{name}: {nearest(name, known)}")
+        return True
+
+    def _set(self, name: str, values: list[str], kind: str) -> None:
+        value: object
+        if kind.startswith("tuple"):
+            value = () if values == ["off"] else tuple(values)
+        elif len(values) != 1:
+            raise InputError(f"/{name.replace('_', '-')} needs one value, or off")
+        elif values[0] == "off":
+            defaults = {"repetition_penalty": 1.0, "ignore_end": False}
+            if "None" not in kind and name not in defaults:
+                raise InputError(f"{name.replace('_', '-')} cannot be switched off")
+            value = defaults.get(name)
+        elif kind == "bool":
+            value = True
+        else:
+            value = float(values[0]) if "float" in kind else int(values[0])
+        self.sampling = dataclasses.replace(self.sampling, **{name: value}).validate()
+        self._write(f"{name.replace('_', '-')}: {value}\n")
+
+
+def _write_out(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def _lines() -> Iterator[str]:
+    if not sys.stdin.isatty():
+        yield from (line.rstrip("\r\n") for line in sys.stdin)
+        return
+    from prompt_toolkit import PromptSession
+    from prompt_toolkit.history import FileHistory, InMemoryHistory
+
+    history = Path.home() / ".myllm_history"
+    try:
+        history.touch(mode=0o600)
+        session: PromptSession[str] = PromptSession(history=FileHistory(str(history)))
+    except OSError:  # a home that cannot be written: history for this session only
+        session = PromptSession(history=InMemoryHistory())
+    while True:
+        try:
+            yield session.prompt("> ")
+        except KeyboardInterrupt:
+            continue
+        except EOFError:
+            return

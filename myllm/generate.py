@@ -1,0 +1,226 @@
+"""Room: prompt → text: sampling, streaming, `TextGenerator`. Knows nothing of training.
+
+    prompt ──encode──▶ window ──prefill──▶ logits ──next_token──▶ id ──decode──▶ text
+                                  ▲───────── one token at a time ─────┘
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from myllm.checkpoint import find_run, load_model
+from myllm.config import SamplingConfig
+from myllm.device import choose_device
+from myllm.model import GPTModel, KVCache
+from myllm.tokenizer import Tokenizer
+
+log = logging.getLogger(__name__)
+
+
+class TextGenerator:
+    """A model and its tokenizer: text in, text out.
+
+    The text is a function of the prompt, the settings and the seed; `stream` and `generate` give
+    the same one.
+    """
+
+    def __init__(
+        self, model: GPTModel, tokenizer: Tokenizer, device: torch.device | str | None = None
+    ) -> None:
+        """
+        Args:
+            model: used in evaluation mode while it writes.
+            tokenizer: the one it was trained with.
+            device: where to; by default where the model is.
+        """
+        self.device = torch.device(device or model.token_embedding.weight.device)
+        self.model = model.to(self.device)
+        self.tokenizer = tokenizer
+
+    @classmethod
+    def from_run(
+        cls, run: str | None = None, out: str | Path = "checkpoints", device: str | None = None
+    ) -> TextGenerator:
+        """The best model of a run, by name or path; without one, of the newest run in `out`.
+
+        Raises:
+            InputError: no such run.
+            CheckpointError: no good checkpoint.
+        """
+        chosen = choose_device(device)
+        model, tokenizer, _ = load_model(find_run(Path(out), run), chosen)
+        return cls(model, tokenizer, chosen)
+
+    def generate(self, prompt: str = "", sampling: SamplingConfig = SamplingConfig()) -> str:
+        """The text that follows `prompt`, without it."""
+        return "".join(self.stream(prompt, sampling))
+
+    def stream(
+        self, prompt: str = "", sampling: SamplingConfig = SamplingConfig()
+    ) -> Iterator[str]:
+        """The text that follows `prompt`, in pieces of whole characters as they come.
+
+        Args:
+            prompt: any text; an empty one begins a new document. Of one longer than the context
+                the last part is read.
+            sampling: how tokens are chosen, and when to stop.
+
+        Raises:
+            ConfigError: a setting out of its limits.
+        """
+        ids = self.encode_prompt(prompt)
+        new_ids = self.stream_ids(ids, sampling.validate())
+        return _until_stop(self.tokenizer.decode_stream(new_ids), sampling.stop)
+
+    def encode_prompt(self, prompt: str) -> list[int]:
+        """The ids of a prompt; an empty one is a document's beginning. Announces unknowns."""
+        ids = self.tokenizer.encode(prompt)
+        if unknown := self.tokenizer.count_unknown(np.array(ids)):
+            log.warning("%d characters of the prompt do not occur in the training text", unknown)
+        return ids or [self.tokenizer.end_of_text_id]
+
+    def stream_ids(self, ids: list[int], sampling: SamplingConfig) -> Iterator[int]:
+        """The ids that follow `ids`, up to end of text (which is not given out)."""
+        seed = secrets.randbits(62) if sampling.sample_seed is None else sampling.sample_seed
+        ids = list(ids)
+        window = _Window(self.model)
+        for _ in range(sampling.max_new_tokens):
+            with self._evaluating():
+                logits = window.next_logits(ids)  # (V,)
+            # A draw is a function of seed and position: a resumed text is the same text.
+            rng = torch.Generator().manual_seed((seed + len(ids) * 0x9E3779B1) % 2**63)
+            id = next_token(logits.float().cpu(), sampling, rng, ids[window.start :])
+            if id == self.tokenizer.end_of_text_id and not sampling.ignore_end:
+                return
+            ids.append(id)
+            yield id
+
+    def next_probabilities(self, prompt: str, k: int = 10) -> list[tuple[str, float]]:
+        """The k likeliest next tokens after `prompt`, as text, with their probabilities."""
+        ids = self.encode_prompt(prompt)
+        with self._evaluating():
+            probabilities = _Window(self.model).next_logits(ids).float().softmax(-1)  # (V,)
+        values, best = probabilities.topk(min(k, len(probabilities)))
+        return [(self._shown(id), p) for id, p in zip(best.tolist(), values.tolist())]
+
+    def _shown(self, id: int) -> str:
+        if id == self.tokenizer.end_of_text_id:
+            return "end of text"
+        return self.tokenizer.token_bytes(id).decode("utf-8", errors="backslashreplace")
+
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        """No dropout and no gradients; the model's mode is put back, as it may be in training."""
+        was_training = self.model.training
+        self.model.eval()
+        try:
+            with torch.inference_mode():
+                yield
+        finally:
+            self.model.train(was_training)
+
+
+class _Window:
+    """Feeds a growing text to a model, each token once while the context has room.
+
+    When it is full, the older half is let go and the rest read anew: on average two tokens are
+    computed per token written, whatever the length. Where the window starts is a function of the
+    text's length alone, so the cached logits equal those of the plain model on that window.
+    """
+
+    def __init__(self, model: GPTModel) -> None:
+        self.model = model
+        self.start = 0  # of the window in the text
+        self._cache = KVCache(model.config)
+
+    def next_logits(self, ids: list[int]) -> Tensor:
+        """The logits (V,) of what follows `ids`, which extend those of the last call."""
+        start = window_start(len(ids), self.model.config.context_length)
+        if start != self.start:
+            self.start, self._cache = start, KVCache(self.model.config)
+        device = self.model.token_embedding.weight.device
+        unread = ids[start + self._cache.length :]
+        features = self.model.features(torch.tensor([unread], device=device), self._cache)
+        return self.model.lm_head(features[:, -1])[0]  # (V,)
+
+
+def window_start(n_tokens: int, context_length: int) -> int:
+    """Where the part of a text of `n_tokens` begins that a model of this context reads.
+
+    It moves by half a context at a time.
+
+    >>> [window_start(n, 8) for n in (7, 8, 9, 12, 13)]
+    [0, 0, 4, 4, 8]
+    """
+    stride = max(1, context_length // 2)
+    return max(0, -(-(n_tokens - context_length) // stride) * stride)
+
+
+def next_token(
+    logits: Tensor, sampling: SamplingConfig, rng: torch.Generator, context: Iterable[int] = ()
+) -> int:
+    """Draws one id.
+
+    Args:
+        logits: (V,), float32 on the CPU.
+        sampling: the settings, applied in this order: repetition penalty, temperature, top-k,
+            top-p (arXiv 1904.09751), min-p (arXiv 2407.01082).
+        rng: the source of the draw.
+        context: ids whose repetition is penalised (arXiv 1909.05858).
+    """
+    if sampling.repetition_penalty != 1:
+        seen = torch.tensor(sorted(set(context)), dtype=torch.long)
+        penalty = sampling.repetition_penalty
+        values = logits[seen]
+        logits = logits.index_copy(
+            0, seen, torch.where(values > 0, values / penalty, values * penalty)
+        )
+    if sampling.temperature == 0:
+        return int(logits.argmax())
+    probabilities = filter_probabilities((logits / sampling.temperature).softmax(-1), sampling)
+    return int(torch.multinomial(probabilities, 1, generator=rng))
+
+
+def filter_probabilities(probabilities: Tensor, sampling: SamplingConfig) -> Tensor:
+    """Sets the unlikely ones of `probabilities` (V,) to 0; the likeliest always stays."""
+    p = probabilities
+    if sampling.top_k is not None and sampling.top_k < len(p):
+        p = torch.where(p >= p.topk(sampling.top_k).values[-1], p, 0.0)
+    if sampling.top_p is not None and sampling.top_p < 1:
+        values, order = p.sort(descending=True, stable=True)
+        before = values.cumsum(-1) - values  # what the likelier ones sum to
+        p = p.index_fill(0, order[before >= sampling.top_p * p.sum()], 0.0)
+    if sampling.min_p is not None:
+        p = torch.where(p >= sampling.min_p * p.max(), p, 0.0)
+    return p
+
+
+def _until_stop(pieces: Iterable[str], stop: tuple[str, ...]) -> Iterator[str]:
+    """The pieces up to the first of the stop strings; what may begin one is held back."""
+    held = ""
+    for piece in pieces:
+        held += piece
+        ends = [at for s in stop if (at := held.find(s)) >= 0]
+        if ends:
+            yield held[: min(ends)]
+            return
+        safe = len(held) - max((_overlap(held, s) for s in stop), default=0)
+        if safe:
+            yield held[:safe]
+            held = held[safe:]
+    if held:
+        yield held
+
+
+def _overlap(text: str, stop: str) -> int:
+    """How long an end of `text` is that begins `stop`."""
+    longest = min(len(text), len(stop) - 1)
+    return next((n for n in range(longest, 0, -1) if stop.startswith(text[-n:])), 0)
