@@ -66,6 +66,7 @@ class TokenFile:
     n_bytes: int
     n_documents: int
     text_hash: str
+    source_paths: list[str]
     train_ranges: list[Range]
     val_ranges: list[Range]
 
@@ -316,8 +317,22 @@ def open_token_file(folder: Path) -> TokenFile:
     counts = {name: sidecar[name] for name in ("n_characters", "n_bytes", "n_documents")}
     return TokenFile(
         folder, tokenizer, n_tokens, text_hash=sidecar["text_hash"],
+        source_paths=[str(source.get("path")) for source in sidecar["sources"]],
         train_ranges=train_ranges, val_ranges=val_ranges, **counts,
     )  # fmt: skip
+
+
+def fitting_context(token_file: TokenFile, context_length: int) -> int:
+    """The context length, or for a short text one that its ranges hold twice; announced."""
+    longest = max(end - start for start, end in token_file.train_ranges)
+    fitting = max(8, longest // 2)
+    if context_length <= fitting:
+        return context_length
+    log.warning(
+        "the text is short (%d tokens): the context is %d tokens, not %d",
+        token_file.n_tokens, fitting, context_length,
+    )  # fmt: skip
+    return fitting
 
 
 def text_name(config: DataConfig) -> str:
@@ -447,7 +462,7 @@ def _id_dtype(tokenizer: Tokenizer) -> np.dtype:
 def _sidecar(folder: Path) -> dict[str, Any]:
     wanted = {
         "key": str, "n_tokens": int, "n_characters": int, "n_bytes": int, "n_documents": int,
-        "tokenizer_hash": str, "text_hash": str,
+        "tokenizer_hash": str, "text_hash": str, "sources": list,
     }  # fmt: skip
     try:
         content = json.loads((folder / "tokens.json").read_text(encoding="utf-8"))

@@ -32,7 +32,7 @@ def nonfinite_report(model: nn.Module) -> str:
 class StepProfiler:
     """Profiles a few steps of a loop, after two that warm up; does nothing for zero steps."""
 
-    def __init__(self, n_steps: int, trace_path: Path | None) -> None:
+    def __init__(self, n_steps: int, trace_path: Path | None = None) -> None:
         """
         Args:
             n_steps: how many steps to record.

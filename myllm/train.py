@@ -152,7 +152,8 @@ class Trainer:
         self,
         model: GPTModel,
         train_data: TextDataset,
-        val_data: TextDataset | None = None,
+        val_tokens: np.ndarray | None = None,
+        val_ranges: Sequence[tuple[int, int]] | None = None,
         config: TrainConfig = TrainConfig(),
         run: RunFolder | None = None,
         byte_counts: np.ndarray | None = None,
@@ -163,7 +164,8 @@ class Trainer:
         Args:
             model: what to train; moved to the device.
             train_data: its batches hold `batch_size × accumulation_steps` windows.
-            val_data: its ranges are what evaluations measure; none: no evaluations.
+            val_tokens: ids (n,) that evaluations measure; none: no evaluations.
+            val_ranges: the parts of them to measure; all by default.
             config: how to train.
             run: where checkpoints and metrics go; none: nowhere.
             byte_counts: bytes of each token (V,), for bits per byte.
@@ -184,7 +186,9 @@ class Trainer:
         self.device = choose_device(config.device)
         self.dtype = choose_dtype(self.device, config.dtype)
         self.model = model.to(self.device)
-        self.train_data, self.val_data, self.run = train_data, val_data, run
+        self.train_data, self.val_tokens = train_data, val_tokens
+        n_val = 0 if val_tokens is None else len(val_tokens)
+        self.val_ranges = [(0, n_val)] if val_ranges is None else list(val_ranges)
         vocab_size = model.config.vocab_size
         self.byte_counts = np.ones(vocab_size, int) if byte_counts is None else byte_counts
         self.observer = observer or Observer()
@@ -193,9 +197,23 @@ class Trainer:
         self.scheduler = get_scheduler(self.optimizer, config)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
         self.progress = Progress()
-        self.profiler = StepProfiler(config.profile, run.path / "trace.json" if run else None)
+        self.profiler = StepProfiler(config.profile)
         self._signal: int | None = None
-        self._tensorboard = self._open_tensorboard() if config.tensorboard and run else None
+        self._tensorboard: Any = None
+        self.run: RunFolder | None = None
+        if run is not None:
+            self.attach(run)
+
+    def attach(self, run: RunFolder) -> None:
+        """Saves into `run` from now on.
+
+        Raises:
+            InputError: TensorBoard is asked for and not installed.
+        """
+        self.run = run
+        self.profiler.trace_path = run.path / "trace.json"
+        if self.config.tensorboard:
+            self._tensorboard = _open_tensorboard(run)
 
     @property
     def step(self) -> int:
@@ -281,7 +299,7 @@ class Trainer:
     def _evaluate_and_save(self, grad_norm: float, tokens_per_second: float) -> None:
         p, start = self.progress, time.perf_counter()
         measured = self.evaluate()
-        is_best = measured.loss < p.best_loss or self.val_data is None
+        is_best = measured.loss < p.best_loss or self.val_tokens is None
         if is_best:
             p.best_loss, p.best_bits_per_byte = measured.loss, measured.bits_per_byte
             p.best_step, p.evaluations_since_best = p.step, 0
@@ -310,12 +328,12 @@ class Trainer:
 
     def evaluate(self) -> Evaluation:
         """The loss over the whole validation split; NaN where there is none."""
-        if self.val_data is None:
+        if self.val_tokens is None:
             return Evaluation(math.nan, math.nan, 0)
         return evaluate(
             self.model,
-            self.val_data.tokens,
-            self.val_data.ranges,
+            self.val_tokens,
+            self.val_ranges,
             self.byte_counts,
             2 * self.config.batch_size,
             autocast(self.device, self.dtype),
@@ -375,8 +393,10 @@ class Trainer:
 
     def _stop(self, signal_number: int) -> None:
         self.save()
-        where = f"saved at step {self.step}; go on with: myllm train --resume {self.run.name}"
-        raise Interrupted(where if self.run else f"stopped at step {self.step}", signal_number)
+        where = f"stopped at step {self.step}"
+        if self.run is not None:
+            where += f" and saved; go on with: myllm train --resume {self.run.name}"
+        raise Interrupted(where, signal_number)
 
     @contextmanager
     def _signals_deferred(self) -> Iterator[None]:
@@ -438,15 +458,15 @@ class Trainer:
         finally:
             self.model.zero_grad(set_to_none=True)
 
-    def _open_tensorboard(self) -> Any:
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            raise InputError(
-                "--tensorboard needs the package of that name: pip install tensorboard"
-            ) from None
-        assert self.run is not None
-        return SummaryWriter(str(self.run.path))
+
+def _open_tensorboard(run: RunFolder) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise InputError(
+            "--tensorboard needs the package of that name: pip install tensorboard"
+        ) from None
+    return SummaryWriter(str(run.path))
 
 
 @contextmanager
