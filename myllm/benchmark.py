@@ -138,9 +138,7 @@ def _random_tokens(model: GPTModel, batch_size: int, seq_len: int) -> torch.Tens
     return torch.randint(model.config.vocab_size, (batch_size, seq_len), device=device)
 
 
-def _median_seconds(
-    work: Callable[[], object], device: torch.device, n_iterations: int
-) -> float:
+def _median_seconds(work: Callable[[], object], device: torch.device, n_iterations: int) -> float:
     for _ in range(max(2, n_iterations // 10)):
         work()
     times = []

@@ -7,6 +7,7 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from myllm.config import SamplingConfig
 from myllm.errors import InputError, nearest
@@ -111,7 +112,8 @@ class Chat:
             value = True
         else:
             value = float(values[0]) if "float" in kind else int(values[0])
-        self.sampling = dataclasses.replace(self.sampling, **{name: value}).validate()
+        change: dict[str, Any] = {name: value}
+        self.sampling = dataclasses.replace(self.sampling, **change).validate()
         self._write(f"{name.replace('_', '-')}: {value}\n")
 
 

@@ -4,37 +4,38 @@ and the program exits. Torch is imported when a verb needs it, so that help answ
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import io
 import logging
 import os
-import re
 import signal
 import sys
 import traceback
 import typing
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
-
-import tyro
+from typing import Any
 
 from myllm import __version__
 from myllm.config import (
-    SIZES,
     DataConfig,
     GPTConfig,
     RunConfig,
     SamplingConfig,
     TrainConfig,
-    default_config,
     flat_values,
-    read_toml,
-    with_values,
 )
 from myllm.errors import ConfigError, InputError, Interrupted, MyLLMError, nearest
+from myllm.options import (
+    BenchmarkOptions,
+    ChatOptions,
+    EvaluateOptions,
+    GenerateOptions,
+    PrepareOptions,
+    TrainOptions,
+    parse,
+    plain_text_config,
+)
 
 if typing.TYPE_CHECKING:
     from rich.console import Console
@@ -45,94 +46,6 @@ if typing.TYPE_CHECKING:
 
 log = logging.getLogger("myllm")
 
-Flat = tyro.conf.OmitArgPrefixes
-T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Common:
-    """What every verb has."""
-
-    out: str = "checkpoints"  # the folder of runs
-    debug: bool = False  # show the traceback of an error
-
-
-@dataclass(frozen=True)
-class TextOptions(DataConfig):
-    """The text: where it comes from, and how it becomes tokens."""
-
-    paths: tyro.conf.Positional[tuple[str, ...]] = ()  # files, folders, or - for standard input
-
-
-@dataclass(frozen=True)
-class TrainOptions(RunConfig):
-    """Train a model on texts: files, folders, - for standard input; without any, on the Python
-    manual."""
-
-    text: TextOptions = field(default_factory=TextOptions)
-    run: str | None = None  # the run's name (None: after the text)
-    resume: str | None = None  # go on with this run
-    config: str | None = None  # a TOML file of settings; flags go before it
-    out: str = "checkpoints"  # the folder of runs
-    quiet: bool = False  # print the result only
-    debug: bool = False  # show the traceback of an error
-
-
-@dataclass(frozen=True)
-class GenerateOptions(Common):
-    """Write text with a trained model."""
-
-    prompt: tyro.conf.Positional[str] = ""  # the beginning of the text
-    run: str | None = None  # the run's name or folder (None: the newest)
-    device: str | None = None  # cpu, cuda, mps (None: the best one here)
-    sampling: SamplingConfig = field(default_factory=SamplingConfig)
-
-
-@dataclass(frozen=True)
-class ChatOptions(Common):
-    """Write together with a trained model, line by line (interactive mode)."""
-
-    run: str | None = None  # the run's name or folder (None: the newest)
-    device: str | None = None  # cpu, cuda, mps (None: the best one here)
-    sampling: SamplingConfig = field(default_factory=SamplingConfig)
-
-
-@dataclass(frozen=True)
-class EvaluateOptions(Common):
-    """Measure how well a trained model predicts texts: loss, perplexity, bits per byte."""
-
-    paths: tyro.conf.Positional[tuple[str, ...]] = ()  # texts (none: the run's validation split)
-    run: str | None = None  # the run's name or folder (None: the newest)
-    device: str | None = None  # cpu, cuda, mps (None: the best one here)
-    encoding: str = "utf-8"  # how the text files are encoded
-    encoding_errors: str = "strict"  # undecodable bytes: strict, replace, ignore
-
-
-@dataclass(frozen=True)
-class PrepareOptions:
-    """Turn texts into a folder of tokens, to train on it later (myllm train FOLDER)."""
-
-    text: TextOptions = field(default_factory=TextOptions)
-    vocab_size: int = 0  # tokens in the vocabulary (0: chosen from the length of the text)
-    out: str | None = None  # the folder to make (None: one in data_dir, named after the text)
-    debug: bool = False  # show the traceback of an error
-
-
-@dataclass(frozen=True)
-class BenchmarkOptions:
-    """Measure training and generation speed on this machine."""
-
-    size: str | None = None  # cpu, gpu, 124m (None: what this machine trains in minutes)
-    preset: str = "modern"  # layout: modern, gpt2, llama
-    model: GPTConfig = field(default_factory=GPTConfig)
-    batch_size: int = 16  # windows in one forward pass
-    optimizer: str = "muon"  # muon, adamw
-    dtype: str | None = None  # float32, bfloat16, float16 (None: what is fastest here)
-    device: str | None = None  # cpu, cuda, mps (None: the best one here)
-    iterations: int = 20  # timed repetitions
-    debug: bool = False  # show the traceback of an error
-
-
 # ------------------------------------------------------------------------------ train
 
 
@@ -141,7 +54,9 @@ def train(options: TrainOptions) -> None:
     from rich.console import Console
 
     console = Console(file=sys.stdout, highlight=False, markup=False, soft_wrap=True)
-    config = dataclasses.replace(_run_config(options), text=_plain(options.text)).validate()
+    config = dataclasses.replace(
+        _run_config(options), text=plain_text_config(options.text)
+    ).validate()
     if options.resume is not None:
         trainer, token_file = _resumed(options, config)
     else:
@@ -163,10 +78,6 @@ def train(options: TrainOptions) -> None:
 
 def _run_config(options: TrainOptions) -> RunConfig:
     return RunConfig(options.preset, options.size, options.model, options.text, options.train)
-
-
-def _plain(text: DataConfig) -> DataConfig:
-    return DataConfig(**{f.name: getattr(text, f.name) for f in dataclasses.fields(DataConfig)})
 
 
 def _started(options: TrainOptions, config: RunConfig) -> tuple[Trainer, TokenFile]:
@@ -374,7 +285,7 @@ def prepare_text(options: PrepareOptions) -> None:
     """Makes a folder of tokens."""
     from myllm.data import prepare
 
-    text = _plain(options.text).validate()
+    text = plain_text_config(options.text).validate()
     if not text.paths:
         raise InputError("no text is named: myllm prepare FILE-OR-FOLDER")
     out = Path(options.out) if options.out is not None else None
@@ -478,122 +389,6 @@ def _overview() -> str:
         summary = " ".join((options.__doc__ or "").split())
         lines.append(f"  {verb:10} {summary}")
     return "\n".join(lines)
-
-
-def parse(options: type[T], verb: str, args: list[str]) -> T:
-    """The options of a verb from its arguments.
-
-    Raises:
-        ConfigError: an argument that cannot be understood, in one line.
-    """
-    base = _defaults(options, verb, args)
-    args = _switches_spelled_out(options, args)
-    if "-h" in args or "--help" in args:
-        return tyro.cli(options, prog=f"myllm {verb}", args=args, default=base, config=(Flat,))
-    errors = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(errors), contextlib.redirect_stdout(errors):
-            parsed, unknown = tyro.cli(
-                options,
-                prog=f"myllm {verb}",
-                args=args,
-                default=base,
-                config=(Flat,),
-                return_unknown_args=True,
-            )
-    except SystemExit:
-        raise ConfigError(_first_paragraph(errors.getvalue())) from None
-    if unknown:
-        known = [f"--{name.replace('_', '-')}" for name in _flag_types(options)]
-        name = unknown[0].split("=")[0].replace("_", "-")
-        raise ConfigError(f"unknown option {name}: {nearest(name, known)}")
-    return parsed
-
-
-def _defaults(options: type[T], verb: str, args: list[str]) -> T:
-    """What the flags are laid over: size, preset, TOML file; or the run to resume."""
-    if options not in (TrainOptions, BenchmarkOptions):
-        return options()
-    chosen = {name: _value_of(name, args) for name in ("preset", "size", "config", "resume")}
-    if chosen["resume"] is not None:
-        from myllm.checkpoint import find_run
-
-        saved = find_run(Path(_value_of("out", args) or "checkpoints"), chosen["resume"]).config
-        return typing.cast(T, _as_options(saved))
-    toml = read_toml(Path(chosen["config"])) if chosen["config"] else {}
-    preset = chosen["preset"] or toml.get("preset", "modern")
-    size = chosen["size"] or toml.get("size") or _machine_size(args, toml)
-    base = with_values(default_config(str(preset), str(size)), toml)
-    if options is TrainOptions:
-        return typing.cast(T, _as_options(base))
-    train_config = base.train
-    benchmarked = BenchmarkOptions(base.size, base.preset, base.model, train_config.batch_size)
-    return typing.cast(T, benchmarked)
-
-
-def _as_options(config: RunConfig) -> TrainOptions:
-    text = TextOptions(**{f.name: getattr(config.text, f.name) for f in
-                          dataclasses.fields(DataConfig)})  # fmt: skip
-    return TrainOptions(config.preset, config.size, config.model, text, config.train)
-
-
-def _machine_size(args: list[str], toml: dict[str, Any]) -> str:
-    """The size that this machine trains in minutes."""
-    if "-h" in args or "--help" in args:
-        return "cpu"  # help answers without torch
-    from myllm.device import choose_device
-
-    device = choose_device(_value_of("device", args) or toml.get("device"))
-    size = "gpu" if device.type == "cuda" else "cpu"
-    assert size in SIZES
-    return size
-
-
-def _value_of(name: str, args: list[str]) -> str | None:
-    """The value of a flag that decides over the defaults of others."""
-    found = None
-    for i, arg in enumerate(args):
-        if arg == f"--{name}" and i + 1 < len(args):
-            found = args[i + 1]
-        elif arg.startswith(f"--{name}="):
-            found = arg.split("=", 1)[1]
-    return found
-
-
-def _switches_spelled_out(options: type[Any], args: list[str]) -> list[str]:
-    """`--compile` and `--no-compile` for a switch with a third state, None: let the program
-    choose."""
-    spelled = []
-    for arg in args:
-        name = arg.removeprefix("--no-").removeprefix("--").replace("-", "_")
-        kinds = typing.get_args(_flag_types(options).get(name))
-        if arg.startswith("--") and bool in kinds and type(None) in kinds:
-            flag = f"--{name.replace('_', '-')}"
-            spelled += [flag, str(not arg.startswith("--no-"))]
-        else:
-            spelled.append(arg)
-    return spelled
-
-
-def _flag_types(options: type[Any]) -> dict[str, Any]:
-    """The type of every flag of a verb, by field name."""
-    types: dict[str, Any] = {}
-    for name, kind in typing.get_type_hints(options).items():
-        types.update(_flag_types(kind) if dataclasses.is_dataclass(kind) else {name: kind})
-    return types
-
-
-def _first_paragraph(box: str) -> str:
-    """The message of an error box of the command-line library, as one line."""
-    lines = [re.sub(r"^[│|]\s?|\s*[│|]$", "", line).strip() for line in box.splitlines()]
-    message = []
-    for line in lines:
-        if re.match(r"[╭┌]", line):
-            continue
-        if re.match(r"[─╰└]", line):
-            break
-        message.append(line)
-    return " ".join(message) or "the arguments cannot be understood"
 
 
 if __name__ == "__main__":

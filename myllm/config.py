@@ -289,9 +289,7 @@ SIZES: dict[str, dict[str, Any]] = {
 
 # A preset is a layout that other programs know, and a recipe that trains it well.
 _ADAMW = dict(optimizer="adamw", learning_rate=2e-3, schedule="cosine", min_learning_rate=0.1)
-_ROTARY = dict(
-    position="rotary", norm="rmsnorm", norm_eps=1e-6, feed_forward="swiglu", bias=False
-)
+_ROTARY = dict(position="rotary", norm="rmsnorm", norm_eps=1e-6, feed_forward="swiglu", bias=False)
 PRESETS: dict[str, dict[str, Any]] = {
     "gpt2": _ADAMW,  # Hugging Face's GPT2LMHeadModel
     "modern": dict(**_ROTARY, qk_norm=True),  # … Qwen3ForCausalLM

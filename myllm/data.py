@@ -1,6 +1,6 @@
 """Room: text sources → token files on disk. Knows nothing of models; imports no torch.
 
-    files, folders, - ──find_sources──▶ [Source] ──read_pieces──▶ text ──tokenizer──▶ tokens.npy
+    [Source] ──read_pieces──▶ text ──tokenizer──▶ tokens.npy
 
 A prepared folder holds `tokens.npy` (all documents, each followed by end of text),
 `tokens.json` (counts, hashes, sources, which ranges are validation) and `tokenizer.json`.
@@ -9,7 +9,6 @@ Text passes through in pieces, so that memory does not grow with it.
 
 from __future__ import annotations
 
-import codecs
 import errno
 import hashlib
 import json
@@ -18,7 +17,6 @@ import math
 import os
 import re
 import shutil
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -29,6 +27,7 @@ import numpy as np
 
 from myllm.config import DataConfig
 from myllm.errors import DiskFullError, InputError
+from myllm.sources import PIECE_BYTES, Source, find_sources, read_pieces, text_hash, text_name
 from myllm.tokenizer import Tokenizer, build_tokenizer
 
 log = logging.getLogger(__name__)
@@ -36,23 +35,12 @@ log = logging.getLogger(__name__)
 Range = tuple[int, int]
 """A half-open interval of positions in a token file."""
 
-PIECE_BYTES = 1 << 20  # text read at once
 BATCH_CHARACTERS = 1 << 21  # text encoded at once: what the memory of preparing is bounded by
 SAMPLE_BYTES = 64 << 20  # text from which byte pairs are learned
 MIN_TOKENS = 64  # below this nothing can be learned or measured
 VALIDATION_SHARE = 0.1
 VALIDATION_MAX_TOKENS = 250_000  # enough to measure the loss to a thousandth
 VALIDATION_PIECES = 10
-CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")  # no text in any 8-bit encoding has these
-
-
-@dataclass(frozen=True)
-class Source:
-    """One text file."""
-
-    path: str
-    size_bytes: int
-    sha256: str
 
 
 @dataclass(frozen=True)
@@ -73,146 +61,6 @@ class TokenFile:
     def tokens(self) -> np.ndarray:
         """All ids (n_tokens,), mapped from disk, not read into memory."""
         return np.load(self.folder / "tokens.npy", mmap_mode="r", allow_pickle=False)
-
-
-def find_sources(config: DataConfig) -> list[Source]:
-    """The text files that `config.paths` means, in a fixed order, each with its SHA-256.
-
-    Folders are searched recursively; hidden, empty and binary files in them are passed over,
-    which is announced. Standard input is kept as a file in `config.data_dir`.
-
-    Raises:
-        InputError: no such file, an empty one, or no text in a folder.
-    """
-    paths: list[Path] = []
-    for name in config.paths:
-        path = _spool_stdin(Path(config.data_dir)) if name == "-" else Path(name)
-        if path.is_dir():
-            paths += _text_files(path, config.encoding)
-        elif not path.exists():
-            raise InputError(f"no such file or folder: {name}")
-        elif path.stat().st_size == 0:
-            raise InputError(f"{name} is empty: there is no text to learn from")
-        else:
-            paths.append(path)
-    try:
-        return [Source(p.as_posix(), p.stat().st_size, _sha256(p)) for p in paths]
-    except OSError as error:
-        raise InputError(f"cannot read {error.filename}: {error.strerror}") from None
-
-
-def _text_files(folder: Path, encoding: str) -> list[Path]:
-    found, binary = [], []
-    wide = codecs.lookup(encoding).name.startswith(("utf-16", "utf-32"))
-    for path in sorted(folder.rglob("*"), key=lambda p: p.relative_to(folder).as_posix()):
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if hidden or not path.is_file() or path.stat().st_size == 0:
-            continue
-        with path.open("rb") as file:
-            is_binary = not wide and CONTROL.search(file.read(8192)) is not None
-        (binary if is_binary else found).append(path)
-    if not found:
-        what = f"only binary files, such as {binary[0].name}" if binary else "no text files"
-        raise InputError(f"{folder} contains {what}: give a folder of texts")
-    if binary:
-        log.info("passed over %d binary files in %s, such as %s", len(binary), folder, binary[0])
-    return found
-
-
-def _spool_stdin(folder: Path) -> Path:
-    """Standard input as a file named after its hash, so that a resumed run finds it again."""
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / f".stdin-{os.getpid()}"
-    digest = hashlib.sha256()
-    with partial.open("wb") as file:
-        while block := sys.stdin.buffer.read(PIECE_BYTES):
-            digest.update(block)
-            file.write(block)
-    if partial.stat().st_size == 0:
-        partial.unlink()
-        raise InputError("standard input is empty: there is no text to learn from")
-    path = folder / f"stdin-{digest.hexdigest()[:12]}.txt"
-    os.replace(partial, path)
-    return path
-
-
-def read_pieces(source: Source, config: DataConfig) -> Iterator[tuple[str, bool]]:
-    """The text of one file in pieces, each with whether a document ends with it.
-
-    A `.jsonl` file has a document per line, in its field `text`; any other file is a document.
-
-    Raises:
-        InputError: bytes that are not of the encoding, null characters (file and offset), or a
-            line that is no such JSON.
-    """
-    if not source.path.endswith((".jsonl", ".ndjson")):
-        rest = ""
-        for text in _decoded(source, config):
-            rest += text
-            while len(rest) > PIECE_BYTES:
-                cut = _cut_position(rest)
-                yield rest[:cut], False
-                rest = rest[cut:]
-        yield rest, True
-        return
-    rest, number = "", 0
-    for text in (*_decoded(source, config), "\n"):
-        *lines, rest = (rest + text).split("\n")
-        for line in lines:
-            number += 1
-            if line.strip():
-                yield _text_field(line, f"{source.path}, line {number}"), True
-
-
-def _text_field(line: str, where: str) -> str:
-    try:
-        text = json.loads(line)["text"]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        text = None
-    if not isinstance(text, str):
-        raise InputError(f'{where}: no JSON object with a string "text"')
-    if "\0" in text:
-        raise InputError(f"{where}: the text contains null characters; remove them")
-    return text
-
-
-def _decoded(source: Source, config: DataConfig) -> Iterator[str]:
-    """The characters of a file, without a byte order mark, block by block."""
-    encoding = codecs.lookup(config.encoding).name
-    decoder = codecs.getincrementaldecoder("utf-8-sig" if encoding == "utf-8" else encoding)(
-        config.encoding_errors
-    )
-    with open(source.path, "rb") as file:
-        offset = n_characters = 0
-        while True:
-            block = file.read(PIECE_BYTES)
-            pending = len(decoder.getstate()[0])
-            try:
-                text = decoder.decode(block, final=not block)
-            except UnicodeDecodeError as error:
-                raise InputError(
-                    f"{source.path} is not {encoding}: byte {offset - pending + error.start} "
-                    f"({error.reason}); name its encoding (--encoding latin-1), or replace what "
-                    "cannot be read (--encoding-errors replace)"
-                ) from None
-            if "\0" in text:
-                raise InputError(
-                    f"{source.path} contains null characters, the first at character "
-                    f"{n_characters + text.index(chr(0))}: it may be binary, or UTF-16 "
-                    "(--encoding utf-16); otherwise remove them"
-                )
-            offset += len(block)
-            n_characters += len(text)
-            yield text
-            if not block:
-                return
-
-
-def _cut_position(text: str) -> int:
-    """Where to cut a long text: after the last single line end, which no pre-token spans."""
-    half = PIECE_BYTES // 2
-    cuts = [match.end() for match in re.finditer(r"\S\n(?=\S)", text[half:PIECE_BYTES])]
-    return half + cuts[-1] if cuts else PIECE_BYTES
 
 
 def split_ranges(n_tokens: int) -> tuple[list[Range], list[Range]]:
@@ -271,11 +119,11 @@ def prepare(
             raise InputError(f"{config.paths[0]} was prepared with another tokenizer")
         return found
     sources = find_sources(config)
-    text_hash = _text_hash(sources, config)
+    fingerprint = text_hash(sources, config)
     n_bytes = sum(source.size_bytes for source in sources)
     vocab_size = vocab_size or choose_vocab_size(n_bytes)
     wanted = tokenizer.content_hash if tokenizer else f"{config.tokenizer} {vocab_size}"
-    key = hashlib.sha256(f"{text_hash} {wanted}".encode()).hexdigest()
+    key = hashlib.sha256(f"{fingerprint} {wanted}".encode()).hexdigest()
     folder = out or Path(config.data_dir) / f"{text_name(config)}-{key[:12]}"
     if folder.exists():
         try:
@@ -289,7 +137,7 @@ def prepare(
     with _made_atomically(folder) as unfinished:
         if tokenizer is None:
             tokenizer = _train_tokenizer(sources, config, vocab_size, n_bytes)
-        _write_tokens(unfinished, sources, config, tokenizer, text_hash, key)
+        _write_tokens(unfinished, sources, config, tokenizer, fingerprint, key)
     return open_token_file(folder)
 
 
@@ -335,14 +183,6 @@ def fitting_context(token_file: TokenFile, context_length: int) -> int:
     return fitting
 
 
-def text_name(config: DataConfig) -> str:
-    """A short name for a text: of its first file or folder, fit for a folder's name."""
-    first = config.paths[0] if config.paths else "text"
-    name = "stdin" if first == "-" else Path(first).resolve().name
-    name = "python-docs" if name.startswith("python-docs-") else Path(name).stem
-    return re.sub(r"[^\w.-]+", "-", name).strip("-.")[:60] or "text"
-
-
 def encode_file(path: str, tokenizer: Tokenizer, config: DataConfig) -> np.ndarray:
     """The ids of a text file or folder in memory, each document followed by end of text.
 
@@ -377,9 +217,7 @@ class _Batch:
     n_documents: int
 
 
-def _batches(
-    sources: list[Source], config: DataConfig, tokenizer: Tokenizer
-) -> Iterator[_Batch]:
+def _batches(sources: list[Source], config: DataConfig, tokenizer: Tokenizer) -> Iterator[_Batch]:
     end = np.array([tokenizer.end_of_text_id], np.uint32)
     texts: list[str] = []
     ends: list[bool] = []
@@ -418,7 +256,7 @@ def _write_tokens(
     sources: list[Source],
     config: DataConfig,
     tokenizer: Tokenizer,
-    text_hash: str,
+    fingerprint: str,
     key: str,
 ) -> None:
     dtype = _id_dtype(tokenizer)
@@ -442,7 +280,7 @@ def _write_tokens(
         **counts,
         "dtype": dtype.name,
         "tokenizer_hash": tokenizer.content_hash,
-        "text_hash": text_hash,
+        "text_hash": fingerprint,
         "sources": [asdict(source) for source in sources],
     }
     (folder / "tokens.json").write_text(json.dumps(sidecar, indent=1), encoding="utf-8")
@@ -489,15 +327,3 @@ def _made_atomically(folder: Path) -> Iterator[Path]:
         raise InputError(f"cannot write {folder}: {error.strerror}") from None
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
-
-
-def _text_hash(sources: list[Source], config: DataConfig) -> str:
-    """Changes whenever the text does; not with the place it lies in."""
-    parts = [f"{Path(s.path).suffix} {s.sha256}" for s in sources]
-    parts += [codecs.lookup(config.encoding).name, config.encoding_errors]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

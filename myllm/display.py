@@ -59,7 +59,8 @@ class TrainingDisplay(Observer):
     def on_step(self, step: int, loss: float, tokens_per_second: float) -> None:
         if self._progress is None:
             return
-        text = f"loss {loss:.3f}{self._val_loss}  {tokens_per_second:,.0f} tokens/s  {self._eta(step)}"
+        text = f"loss {loss:.3f}{self._val_loss}"
+        text += f"  {tokens_per_second:,.0f} tokens/s  {self._eta(step)}"
         self._progress.update(self._task, completed=step, description=text)
 
     def on_evaluation(self, record: Metrics, is_best: bool) -> None:

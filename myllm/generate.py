@@ -1,7 +1,7 @@
 """Room: prompt → text: sampling, streaming, `TextGenerator`. Knows nothing of training.
 
-    prompt ──encode──▶ window ──prefill──▶ logits ──next_token──▶ id ──decode──▶ text
-                                  ▲───────── one token at a time ─────┘
+prompt ──encode──▶ window ──prefill──▶ logits ──next_token──▶ id ──decode──▶ text
+                              ▲───────── one token at a time ─────┘
 """
 
 from __future__ import annotations

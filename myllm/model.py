@@ -59,6 +59,13 @@ class KVCache:
         return grown
 
 
+class RMSNorm(nn.RMSNorm):
+    """RMSNorm (arXiv 1910.07467) in the dtype of its input, as the fused kernels want it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
+
+
 class RotaryPosition(nn.Module):
     """Rotates pairs of features by an angle that grows with the position (arXiv 2104.09864).
 
@@ -68,6 +75,8 @@ class RotaryPosition(nn.Module):
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         self.config = config
+        self.cos: Tensor
+        self.sin: Tensor
         self.register_buffer("cos", torch.empty(0), persistent=False)
         self.register_buffer("sin", torch.empty(0), persistent=False)
         self.reset_parameters()
@@ -341,10 +350,10 @@ class GPTModel(nn.Module):
 
 
 def build_norm(config: GPTConfig, size: int) -> nn.Module:
-    """LayerNorm (arXiv 1607.06450) or RMSNorm (arXiv 1910.07467) over the last `size` features."""
+    """LayerNorm (arXiv 1607.06450) or RMSNorm over the last `size` features."""
     if config.norm == "layernorm":
         return nn.LayerNorm(size, eps=config.norm_eps, bias=config.bias)
-    return nn.RMSNorm(size, eps=config.norm_eps)
+    return RMSNorm(size, eps=config.norm_eps)
 
 
 def init_linear(linear: nn.Linear, std: float) -> None:

@@ -1,4 +1,4 @@
-"""Room: token file → batch of a step (`TextDataset`); the loop that trains (`Trainer`).
+"""Room: batches → a trained model: the loop (`Trainer`).
 
 Knows nothing of text, of sampling, or of how progress is shown: that is an `Observer`'s.
 """
@@ -21,6 +21,7 @@ from torch import Tensor
 
 from myllm.checkpoint import Checkpoint, RunFolder, load_weights, model_tensors
 from myllm.config import TrainConfig
+from myllm.dataset import TextDataset
 from myllm.debug import StepProfiler, nonfinite_report
 from myllm.device import autocast, choose_device, choose_dtype, out_of_memory
 from myllm.errors import InputError, Interrupted, NonFiniteError
@@ -34,74 +35,6 @@ from myllm.optim import (
 )
 
 log = logging.getLogger(__name__)
-
-
-class TextDataset:
-    """Token ids → the batch of a step, as a function of seed and step alone (law 3).
-
-    An epoch cuts each range into windows side by side, from an offset drawn for that epoch, and
-    shuffles them: every token is seen once per epoch, each time in another window. Nothing is
-    kept between steps but a copy of the current epoch's order.
-    """
-
-    def __init__(
-        self,
-        tokens: np.ndarray,
-        ranges: Sequence[tuple[int, int]] | None = None,
-        context_length: int = 128,
-        batch_size: int = 16,
-        seed: int = 1,
-    ) -> None:
-        """
-        Args:
-            tokens: all ids (n,), an array in memory or mapped from disk.
-            ranges: the parts to take windows from; all of it by default.
-            context_length: T, tokens of a window.
-            batch_size: B, windows of a batch.
-            seed: another seed gives another order.
-
-        Raises:
-            InputError: no range holds a window and what follows it.
-        """
-        self.tokens, self.context_length, self.batch_size = tokens, context_length, batch_size
-        self.ranges = list(ranges) if ranges is not None else [(0, len(tokens))]
-        self.seed = seed
-        # one window less than fit, where possible, leaves room for any offset
-        room = [(start, end - start - 1) for start, end in self.ranges]
-        self._room = [(start, n) for start, n in room if n >= context_length]
-        self._counts = [max(1, n // context_length - 1) for _, n in self._room]
-        self._epoch: tuple[int, np.ndarray] = (-1, np.empty(0, np.int64))
-        if not self._counts:
-            longest = max((n + 1 for _, n in room), default=0)
-            raise InputError(
-                f"the text has at most {longest} tokens in a row, a window needs "
-                f"{context_length + 1}: take a smaller --context-length or a longer text"
-            )
-
-    def __len__(self) -> int:
-        """Windows of an epoch."""
-        return sum(self._counts)
-
-    def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """The tokens and targets (B, T) of a step, int64 on the CPU."""
-        first = step * self.batch_size
-        index = range(first, first + self.batch_size)
-        starts = [self._epoch_starts(i // len(self))[i % len(self)] for i in index]
-        rows = np.stack([self.tokens[s : s + self.context_length + 1] for s in starts])
-        windows = torch.from_numpy(rows.astype(np.int64))  # (B, T + 1)
-        return windows[:, :-1], windows[:, 1:]
-
-    def _epoch_starts(self, epoch: int) -> np.ndarray:
-        """Where the windows of an epoch begin, in the order of their use."""
-        if self._epoch[0] != epoch:
-            rng = np.random.Generator(np.random.Philox(key=[self.seed, epoch]))
-            T = self.context_length
-            starts = [
-                start + rng.integers(0, n - count * T, endpoint=True) + T * np.arange(count)
-                for (start, n), count in zip(self._room, self._counts)
-            ]
-            self._epoch = (epoch, rng.permutation(np.concatenate(starts)))
-        return self._epoch[1]
 
 
 class Observer:
@@ -312,7 +245,7 @@ class Trainer:
             train_loss=p.loss_sum / p.loss_count,
             val_loss=measured.loss,
             val_bits_per_byte=measured.bits_per_byte,
-            learning_rate=self.scheduler.get_last_lr()[0],
+            learning_rate=float(self.scheduler.get_last_lr()[0]),
             grad_norm=grad_norm,
             tokens_per_second=round(tokens_per_second, 1),
         )
@@ -343,15 +276,16 @@ class Trainer:
         """Saves a checkpoint of the present step, if there is a run folder."""
         if self.run is None:
             return
+        progress: dict[str, Any] = asdict(self.progress)
+        if math.isinf(self.progress.best_loss):  # JSON has no infinity
+            progress |= {"best_loss": None, "best_bits_per_byte": None}
         state = {
-            "progress": {**asdict(self.progress)},
+            "progress": progress,
             "scaler": self.scaler.state_dict(),
             "fingerprint": self.fingerprint,
             "torch": torch.__version__,
             "threads": torch.get_num_threads(),
         }
-        if math.isinf(self.progress.best_loss):  # JSON has no infinity
-            state["progress"] |= {"best_loss": None, "best_bits_per_byte": None}
         tensors = optimizer_tensors(self.model, self.optimizer)
         checkpoint = Checkpoint(self.step, model_tensors(self.model), tensors, state)
         self.run.save(checkpoint, is_best, self.config.keep)
