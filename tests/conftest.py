@@ -1,0 +1,66 @@
+"""Fixtures that the tests of several rooms share: small texts, tokenizers, models."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+
+from myllm.config import GPTConfig
+from myllm.model import GPTModel
+from myllm.tokenizer import CharTokenizer
+
+WORDS = "the a king queen rides walks to from old new city river and then speaks sings of".split()
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """Exact results hold for a thread count; tiny models are fastest with one."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def pytest_collection_modifyitems(items):
+    """A test that needs a GPU is skipped where there is none."""
+    if not torch.cuda.is_available():
+        for item in items:
+            if "gpu" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+@pytest.fixture
+def sample_text() -> str:
+    return "Hello, world! The quick brown fox jumps over the lazy dog.\n"
+
+
+@pytest.fixture
+def longer_text() -> str:
+    rng = random.Random(1)
+    lines = (" ".join(rng.choices(WORDS, k=rng.randint(4, 9))).capitalize() for _ in range(400))
+    return ".\n".join(lines) + ".\n"
+
+
+@pytest.fixture
+def tokenizer(longer_text: str) -> CharTokenizer:
+    return CharTokenizer().train(longer_text)
+
+
+@pytest.fixture
+def model_config() -> GPTConfig:
+    return GPTConfig(
+        vocab_size=61, context_length=16, d_model=32, n_layers=2, n_heads=4, dropout=0.0
+    )
+
+
+@pytest.fixture
+def small_model(model_config: GPTConfig) -> GPTModel:
+    torch.manual_seed(1)
+    return GPTModel(model_config)
+
+
+@pytest.fixture
+def device() -> torch.device:
+    return torch.device("cpu")

@@ -1,0 +1,118 @@
+"""The house: who may import whom, and what the product must not contain."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent / "myllm"
+LOW = {"errors", "config", "tokenizer"}
+MIDDLE = LOW | {"model", "optim", "device", "sources", "data", "dataset", "debug", "corpora"}
+HIGH = MIDDLE | {"checkpoint", "evaluate"}
+MAY_IMPORT: dict[str, set[str]] = {
+    "__init__": set(),
+    "__main__": {"cli"},
+    "errors": set(),
+    "config": {"errors"},
+    "tokenizer": {"errors"},
+    "device": {"config", "errors"},
+    "model": {"config", "errors"},
+    "optim": {"config", "errors"},
+    "debug": set(),
+    "corpora": {"errors"},
+    "sources": {"config", "errors"},
+    "data": LOW | {"sources"},
+    "dataset": {"errors"},
+    "checkpoint": LOW | {"model", "optim"},
+    "evaluate": LOW | {"model"},
+    "generate": LOW | {"model", "device", "checkpoint"},
+    "chat": LOW | {"generate"},
+    "train": HIGH,
+    "benchmark": HIGH,
+    "display": {"train"},
+    "options": {"config", "errors", "device", "checkpoint"},
+    "cli": {path.stem for path in ROOT.glob("*.py")},
+}
+WITHOUT_TORCH = LOW | {"corpora", "sources", "data"}
+
+
+def tree_of(room: str) -> ast.Module:
+    tree = ast.parse((ROOT / f"{room}.py").read_text(encoding="utf-8"))
+    # what only runs as `python -m myllm.<room>` is the command line's
+    tree.body = [node for node in tree.body if "__main__" not in ast.unparse(node).split("\n")[0]]
+    return tree
+
+
+def imports_of(room: str) -> set[str]:
+    """The modules that a room imports anywhere, also inside its functions."""
+    found: set[str] = set()
+    for node in ast.walk(tree_of(room)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            if node.module == "myllm":
+                found |= {f"myllm.{alias.name}" for alias in node.names if alias.name[0] != "_"}
+            else:
+                found.add(node.module)
+    return found
+
+
+def test_every_room_is_in_the_table():
+    assert {path.stem for path in ROOT.glob("*.py")} == set(MAY_IMPORT)
+
+
+@pytest.mark.parametrize("room", MAY_IMPORT)
+def test_imports_go_down(room):
+    found = {name.split(".")[1] for name in imports_of(room) if name.startswith("myllm.")}
+    assert found <= MAY_IMPORT[room]
+
+
+def test_no_circles():
+    """The table itself can be put into an order in which imports only go down."""
+    left = dict(MAY_IMPORT)
+    left["cli"] = left["cli"] - {"cli", "__main__"}
+    while left:
+        free = [room for room, below in left.items() if not below & set(left)]
+        assert free, f"a circle among {sorted(left)}"
+        for room in free:
+            del left[room]
+
+
+@pytest.mark.parametrize("room", sorted(WITHOUT_TORCH))
+def test_no_torch_in(room):
+    assert not {name for name in imports_of(room) if name.split(".")[0] == "torch"}
+
+
+@pytest.mark.parametrize("room", MAY_IMPORT)
+def test_no_code_from_data(room):
+    """No pickle, no evaluation of text, no torch.load."""
+    for node in ast.walk(tree_of(room)):
+        if isinstance(node, ast.Call):
+            called = ast.unparse(node.func)
+            assert called not in ("eval", "exec", "compile", "torch.load", "torch.save"), called
+    assert not {"pickle", "marshal", "shelve"} & imports_of(room)
+
+
+@pytest.mark.parametrize("room", set(MAY_IMPORT) - {"__init__", "__main__"})
+def test_docstring_opens_with_the_room(room):
+    assert (ast.get_docstring(tree_of(room)) or "").startswith("Room: ")
+
+
+@pytest.mark.parametrize("room", MAY_IMPORT)
+def test_text_files_name_their_encoding(room):
+    for node in ast.walk(tree_of(room)):
+        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(
+            (".read_text", ".write_text")
+        ):
+            assert "encoding" in {keyword.arg for keyword in node.keywords}, ast.unparse(node)
+
+
+@pytest.mark.parametrize("room", ["tokenizer", "errors", "config", "model", "generate", "display"])
+def test_examples_in_docstrings(room):
+    import doctest
+    import importlib
+
+    result = doctest.testmod(importlib.import_module(f"myllm.{room}"))
+    assert not result.failed

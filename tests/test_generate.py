@@ -1,0 +1,237 @@
+"""Writing: sampling, streaming (law 8), the window, the interactive mode."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+
+import pytest
+import torch
+
+from myllm.chat import Chat
+from myllm.config import SamplingConfig
+from myllm.errors import ConfigError
+from myllm.generate import TextGenerator, filter_probabilities, next_token, window_start
+from myllm.model import GPTModel
+from myllm.tokenizer import BPETokenizer
+
+TEXT = "Straße 你好 नमस्ते 👩‍👩‍👧 café naïve — the quick brown fox.\n" * 30
+LOUD = SamplingConfig(max_new_tokens=60, temperature=2.0, top_p=None, sample_seed=1,
+                      ignore_end=True)  # fmt: skip
+
+
+@pytest.fixture
+def writer(model_config) -> TextGenerator:
+    """A random model over bytes: most of what it writes are pieces of characters."""
+    tokenizer = BPETokenizer(300).train(TEXT)
+    torch.manual_seed(1)
+    config = dataclasses.replace(model_config, vocab_size=tokenizer.vocab_size)
+    return TextGenerator(GPTModel(config), tokenizer)
+
+
+class TestSampling:
+    logits = torch.tensor([2.0, 1.0, 0.0, -1.0, -3.0])
+
+    def draws(self, n=300, context=(), **settings):
+        sampling = SamplingConfig(**{"top_p": None, "temperature": 1.0, **settings})
+        rng = torch.Generator().manual_seed(1)
+        return [next_token(self.logits, sampling, rng, context) for _ in range(n)]
+
+    def test_temperature_zero_is_greedy(self):
+        assert set(self.draws(temperature=0)) == {0}
+
+    def test_temperature_one_is_the_distribution(self):
+        draws = torch.tensor(self.draws(20_000)).bincount(minlength=5) / 20_000
+        torch.testing.assert_close(draws, self.logits.softmax(-1), atol=0.01, rtol=0)
+
+    def test_temperature_sharpens(self):
+        assert self.draws(temperature=0.3).count(0) > self.draws(temperature=2.0).count(0)
+
+    def test_top_k(self):
+        assert set(self.draws(top_k=2)) == {0, 1}
+        assert set(self.draws(top_k=99)) == set(self.draws())
+
+    def test_top_p(self):
+        """The likeliest tokens up to the one that reaches the probability, and no more."""
+        p = self.logits.softmax(-1)  # 0.64 0.24 0.09 0.03 0.00
+        kept = filter_probabilities(p, SamplingConfig(top_p=0.7)) > 0
+        assert kept.tolist() == [True, True, False, False, False]
+        kept = filter_probabilities(p, SamplingConfig(top_p=1e-6)) > 0
+        assert kept.tolist() == [True, False, False, False, False]
+
+    def test_min_p(self):
+        p = self.logits.softmax(-1)
+        kept = filter_probabilities(p, SamplingConfig(top_p=None, min_p=0.3)) > 0
+        assert kept.tolist() == [True, True, False, False, False]
+
+    def test_repetition_penalty(self):
+        """What stands in the context becomes less likely, whatever the sign of its logit."""
+        plain, less = self.draws(3000), self.draws(3000, context=[0, 3], repetition_penalty=3.0)
+        assert less.count(0) < plain.count(0) and less.count(3) < plain.count(3)
+
+    def test_same_seed_same_text(self, writer):
+        assert writer.generate("the", LOUD) == writer.generate("the", LOUD)
+        other = dataclasses.replace(LOUD, sample_seed=2)
+        assert writer.generate("the", LOUD) != writer.generate("the", other)
+
+    @pytest.mark.parametrize("bad", [dict(temperature=-1), dict(top_p=0), dict(top_k=0),
+                                     dict(min_p=2), dict(repetition_penalty=0), dict(stop=("",)),
+                                     dict(max_new_tokens=-1)])  # fmt: skip
+    def test_limits(self, writer, bad):
+        with pytest.raises(ConfigError, match=next(iter(bad))):
+            writer.generate("the", SamplingConfig(**bad))
+
+
+class TestStreaming:
+    @pytest.mark.parametrize("seed", range(8))
+    def test_stream_is_the_text(self, writer, seed):
+        """Law 8, for a model that writes broken characters, too."""
+        sampling = dataclasses.replace(LOUD, sample_seed=seed)
+        ids = list(writer.stream_ids(writer.encode_prompt("fox"), sampling))
+        pieces = list(writer.stream("fox", sampling))
+        assert "".join(pieces) == writer.generate("fox", sampling) == writer.tokenizer.decode(ids)
+
+    def test_never_splits_a_character(self, writer):
+        ids = writer.tokenizer.encode(TEXT)
+        pieces = list(writer.tokenizer.decode_stream(ids))
+        assert "".join(pieces) == TEXT and not any("\ufffd" in piece for piece in pieces)
+
+    def test_stop_strings(self, writer):
+        text = writer.generate("fox", LOUD)
+        for stop in (text[5:8], text[10], text[3:20], "nowhere in it"):
+            sampling = dataclasses.replace(LOUD, stop=(stop, "\x01never"))
+            stopped = "".join(writer.stream("fox", sampling))
+            assert stopped == text.split(stop)[0]
+            assert stopped == writer.generate("fox", sampling)
+
+    def test_end_of_text_ends(self, writer, monkeypatch):
+        end = writer.tokenizer.end_of_text_id
+        with torch.no_grad():  # the head makes the end the likeliest token, always
+            writer.model.ln_final.weight.zero_()
+            writer.model.ln_final.bias.copy_(writer.model.token_embedding.weight[end] * 1e4)
+        greedy = SamplingConfig(max_new_tokens=5, temperature=0)
+        assert writer.generate("the", greedy) == ""
+        ids = writer.stream_ids([1], dataclasses.replace(greedy, ignore_end=True))
+        assert list(ids) == [end] * 5
+
+    def test_unknown_characters_are_announced_once(self, small_model, tokenizer, caplog):
+        config = dataclasses.replace(small_model.config, vocab_size=tokenizer.vocab_size)
+        writer = TextGenerator(GPTModel(config), tokenizer)
+        assert writer.generate("th€ ¥", SamplingConfig(5)) is not None
+        assert caplog.text.count("2 characters of the prompt do not occur") == 1
+
+    @pytest.mark.parametrize("prompt", ["", "x", "the quick brown fox " * 20])
+    def test_any_prompt_works(self, writer, prompt):
+        ids = list(writer.stream_ids(writer.encode_prompt(prompt), LOUD))
+        assert len(ids) == 60
+
+
+class TestWindow:
+    def test_cache_equals_no_cache_past_the_context(self, writer):
+        """Law 2 beyond the context: greedy text equals that of the plain model on the window."""
+        ids = writer.encode_prompt("the quick")
+        greedy = SamplingConfig(max_new_tokens=50, temperature=0, ignore_end=True)
+        found = list(writer.stream_ids(ids, greedy))
+        text = list(ids)
+        writer.model.eval()
+        for expected in found:
+            window = torch.tensor([text[window_start(len(text), 16) :]])
+            assert window.shape[1] <= 16
+            assert int(writer.model(window)[0, -1].argmax()) == expected
+            text.append(expected)
+
+    def test_start_depends_on_the_length_alone(self):
+        for n in range(1, 100):
+            start = window_start(n, 16)
+            assert start % 8 == 0 and 1 <= n - start <= 16
+            assert n <= 16 or n - start > 8
+
+    def test_work_per_token_is_bounded(self, writer, monkeypatch):
+        """Past the context not all is computed anew at every token: two tokens on average."""
+        read = []
+        original = writer.model.features
+
+        def features(tokens, cache=None):
+            read.append(tokens.shape[1])
+            return original(tokens, cache)
+
+        monkeypatch.setattr(writer.model, "features", features)
+        list(writer.stream_ids([1], dataclasses.replace(LOUD, max_new_tokens=160)))
+        assert sum(read) <= 2.2 * 160
+
+
+class TestChat:
+    @pytest.fixture
+    def chat(self, writer):
+        self.shown: list[str] = []
+        return Chat(writer, dataclasses.replace(LOUD, max_new_tokens=5), self.shown.append)
+
+    def say(self, chat, line):
+        self.shown.clear()
+        goes_on = chat.respond(line)
+        return "".join(self.shown), goes_on
+
+    def test_goes_on_with_the_text(self, chat):
+        said, goes_on = self.say(chat, "the fox")
+        assert goes_on and chat.text.startswith("the fox")
+        assert chat.text == "the fox" + said.removesuffix("\n")
+        before = chat.text
+        self.say(chat, "")
+        assert chat.text.startswith(before) and len(chat.text) > len(before)
+
+    def test_settings(self, chat):
+        self.say(chat, "/temperature 0.5")
+        self.say(chat, "/top-k 7")
+        self.say(chat, "/stop STOP 'two words'")
+        assert (chat.sampling.temperature, chat.sampling.top_k) == (0.5, 7)
+        assert chat.sampling.stop == ("STOP", "two words")
+        self.say(chat, "/top-k off")
+        assert chat.sampling.top_k is None
+        assert "temperature: 0.5" in self.say(chat, "/settings")[0]
+
+    @pytest.mark.parametrize("line", ["/temperature hot", "/temperature -1", "/temperature",
+                                      "/temprature 1", "/max-new-tokens off", "/stop 'x", "/"])  # fmt: skip
+    def test_mistakes_are_told(self, chat, line):
+        before = chat.sampling
+        said, goes_on = self.say(chat, line)
+        assert goes_on and said.strip() and chat.sampling == before
+
+    def test_probs(self, chat):
+        said, _ = self.say(chat, "/probs")
+        shares = [float(line.split("%")[0]) for line in said.splitlines()]
+        assert len(shares) == 10 and shares == sorted(shares, reverse=True)
+
+    def test_reset_and_quit(self, chat):
+        self.say(chat, "the fox")
+        self.say(chat, "/reset")
+        assert chat.text == ""
+        assert self.say(chat, "/quit")[1] is False
+
+    @pytest.mark.slow
+    @pytest.mark.skipif(sys.platform == "win32", reason="drives a POSIX terminal")
+    def test_in_a_terminal(self, tmp_path, writer, monkeypatch):
+        """Editing and history work: an edited line, then the line before by the up key."""
+        import pexpect
+
+        from myllm.checkpoint import Checkpoint, RunFolder, model_tensors
+        from myllm.config import RunConfig
+
+        config = RunConfig(model=writer.model.config)
+        run = RunFolder.create(tmp_path, "run", config, writer.tokenizer)
+        run.save(Checkpoint(1, model_tensors(writer.model), {}, {}), True, 2)
+        child = pexpect.spawn(
+            sys.executable,
+            ["-m", "myllm", "chat", "--run", str(run.path), "--max-new-tokens", "3"],
+            env={"HOME": str(tmp_path), "TERM": "xterm", "PATH": "/usr/bin:/bin"},
+            encoding="utf-8",
+            timeout=60,
+        )
+        child.expect("> ")
+        child.send("/temperature 0.9\x7f7\r")  # backspace, then 7
+        child.expect("temperature: 0.7")
+        child.send("\x1b[A\x7f3\r")  # up, backspace, 3
+        child.expect("temperature: 0.3")
+        child.send("/quit\r")
+        child.expect(pexpect.EOF)
+        child.close()
+        assert child.exitstatus == 0

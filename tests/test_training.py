@@ -1,0 +1,385 @@
+"""Training: batches, accumulation, exact resume, evaluation, what goes wrong."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import os
+import signal
+
+import numpy as np
+import pytest
+import torch
+
+from myllm.checkpoint import RunFolder
+from myllm.config import DataConfig, RunConfig, TrainConfig
+from myllm.dataset import TextDataset
+from myllm.errors import InputError, Interrupted, NonFiniteError, OutOfMemoryError
+from myllm.evaluate import cross_entropy, evaluate
+from myllm.model import GPTModel
+from myllm.optim import SCHEDULES
+from myllm.train import Observer, Trainer
+
+CONFIG = TrainConfig(
+    batch_size=4, max_steps=12, eval_interval=4, warmup_steps=2, device="cpu", dtype="float32"
+)
+
+
+def build(tokens, model_config, config=CONFIG, run=None, observer=None, **changes) -> Trainer:
+    """A trainer over `tokens`, whose model is drawn from the seed."""
+    torch.manual_seed(config.seed)
+    model = GPTModel(dataclasses.replace(model_config, **changes))
+    n = len(tokens) - 100
+    k = config.batch_size * config.accumulation_steps
+    data = TextDataset(tokens, [(0, n)], 16, k, config.seed)
+    return Trainer(model, data, tokens, [(n, len(tokens))], config, run, observer=observer)
+
+
+def weights_hash(model: GPTModel) -> str:
+    digest = hashlib.sha256()
+    for name, p in sorted(model.state_dict().items()):
+        digest.update(name.encode() + p.numpy().tobytes())
+    return digest.hexdigest()
+
+
+@pytest.fixture
+def tokens(tokenizer, longer_text) -> np.ndarray:
+    return np.array(tokenizer.encode(longer_text[:1200]), np.uint16)
+
+
+@pytest.fixture
+def new_run(tmp_path, tokenizer, model_config):
+    """Makes run folders."""
+
+    def make(name: str = "run") -> RunFolder:
+        config = RunConfig(model=model_config, text=DataConfig(), train=CONFIG)
+        return RunFolder.create(tmp_path, name, config, tokenizer)
+
+    return make
+
+
+class StopAt(Observer):
+    """Sends the process a signal after a step."""
+
+    def __init__(self, step: int, number: int = signal.SIGINT) -> None:
+        self.at, self.number = step, number
+
+    def on_step(self, step, loss, tokens_per_second):
+        if step == self.at:
+            os.kill(os.getpid(), self.number)
+
+
+class TestTextDataset:
+    def test_targets_follow_tokens(self):
+        data = TextDataset(np.arange(500), context_length=8, batch_size=3)
+        tokens, targets = data.batch(5)
+        assert tokens.shape == targets.shape == (3, 8) and tokens.dtype == torch.int64
+        assert torch.equal(targets, tokens + 1)
+
+    def test_batch_is_a_function_of_seed_and_step(self):
+        """Law 3: no history; another object, another order of asking, the same batch."""
+        ids = np.arange(1000)
+        first = TextDataset(ids, context_length=8, batch_size=3, seed=5)
+        wanted = [first.batch(step)[0] for step in range(100)]
+        second = TextDataset(ids, context_length=8, batch_size=3, seed=5)
+        for step in (99, 0, 50, 98, 1):
+            assert torch.equal(second.batch(step)[0], wanted[step])
+        other = TextDataset(ids, context_length=8, batch_size=3, seed=6)
+        assert not torch.equal(other.batch(0)[0], wanted[0])
+
+    def test_an_epoch_sees_each_window_once(self):
+        data = TextDataset(np.arange(1000), context_length=10, batch_size=1)
+        for epoch in (0, 1):
+            rows = [data.batch(epoch * len(data) + i)[0] for i in range(len(data))]
+            seen = torch.cat(rows).ravel().tolist()
+            assert len(seen) == len(set(seen)) >= 0.95 * 1000
+
+    def test_epochs_differ(self):
+        data = TextDataset(np.arange(1000), context_length=10, batch_size=len(range(98)))
+        assert not torch.equal(data.batch(0)[0].sort(0)[0], data.batch(1)[0].sort(0)[0])
+
+    def test_windows_stay_in_their_ranges(self):
+        ranges = [(0, 100), (150, 300), (310, 400)]
+        data = TextDataset(np.arange(400), ranges, context_length=16, batch_size=4)
+        for step in range(60):
+            tokens, targets = data.batch(step)
+            for first, last in zip(tokens[:, 0].tolist(), targets[:, -1].tolist()):
+                assert any(start <= first and last < end for start, end in ranges)
+
+    def test_no_room(self):
+        with pytest.raises(InputError, match="at most 16 tokens in a row, a window needs 17"):
+            TextDataset(np.arange(16), context_length=16)
+
+
+class TestEvaluate:
+    def test_is_the_mean_over_every_token(self, small_model, tokens):
+        """Windows, batches and padding leave no mark: compared with a plain loop."""
+        ranges = [(0, 40), (100, 117), (200, 202)]
+        total, count = 0.0, 0
+        small_model.eval()
+        for start, end in ranges:
+            for s in range(start, end - 1, 16):
+                window = torch.tensor(tokens[s : min(s + 17, end)].astype(int))[None]
+                n = window.shape[1] - 1
+                logits = small_model(window[:, :-1])
+                total += cross_entropy(logits, window[:, 1:]).item() * n
+                count += n
+        counts = np.full(61, 2)
+        for batch_size in (1, 2, 32):
+            found = evaluate(small_model, tokens, ranges, counts, batch_size)
+            assert found.n_tokens == count == 39 + 16 + 1
+            assert found.loss == pytest.approx(total / count, rel=1e-5)
+            assert found.bits_per_byte == pytest.approx(found.loss / math.log(2) / 2)
+
+    def test_keeps_the_mode(self, small_model, tokens):
+        small_model.train()
+        evaluate(small_model, tokens, [(0, 50)], np.ones(61))
+        assert small_model.training
+
+    def test_too_short(self, small_model):
+        with pytest.raises(InputError, match="too short"):
+            evaluate(small_model, np.array([1]), [(0, 1)], np.ones(61))
+
+
+class TestTrainer:
+    def test_learns(self, tokens, model_config):
+        config = dataclasses.replace(CONFIG, max_steps=60, eval_interval=60)
+        trainer = build(tokens, model_config, config)
+        before = trainer.evaluate().loss
+        assert trainer.train().best_loss < 0.75 * before
+
+    @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+    def test_accumulation_is_invisible(self, tokens, model_config, optimizer):
+        """Law 5: k micro-batches give the gradient, and the weights, of the one large batch."""
+        results = []
+        for k in (1, 2, 4):
+            config = dataclasses.replace(
+                CONFIG, batch_size=8 // k, accumulation_steps=k, optimizer=optimizer, max_steps=1
+            )
+            trainer = build(tokens, model_config, config)
+            batch, targets = trainer.train_data.batch(0)
+            for inputs, labels in zip(batch.chunk(k), targets.chunk(k)):
+                (cross_entropy(trainer.model(inputs), labels) / k).backward()
+            mine = {n: p.grad.clone() for n, p in trainer.model.named_parameters()}
+            trainer.optimizer.zero_grad()
+            norm = trainer._update(batch, targets)[1]
+            results.append((mine, norm))
+        for gradients, norm in results[1:]:
+            assert norm == pytest.approx(results[0][1], rel=1e-4)
+            for name, gradient in gradients.items():
+                torch.testing.assert_close(gradient, results[0][0][name], atol=1e-6, rtol=1e-4)
+
+    @pytest.mark.parametrize("schedule", SCHEDULES)
+    def test_resume_is_exact(self, tokens, model_config, new_run, schedule):
+        """Law 3: stopped by a signal at any step, with dropout and accumulation, mid-epoch."""
+        config = dataclasses.replace(
+            CONFIG, batch_size=3, accumulation_steps=2, schedule=schedule, max_steps=15
+        )
+        whole_run = new_run("whole")
+        whole = build(tokens, model_config, config, whole_run, dropout=0.2)
+        assert len(whole.train_data) % 6 and len(whole.train_data) < 15 * 6  # epochs do not align
+        whole.train()
+        stopped_run = new_run("stopped")
+        for step in (1, 5, 8, 13):
+            stopped = build(tokens, model_config, config, stopped_run, StopAt(step), dropout=0.2)
+            if step > 1:
+                stopped.resume()
+            with pytest.raises(Interrupted, match=f"step {step} and saved; go on with: myllm"):
+                stopped.train()
+        last = build(tokens, model_config, config, stopped_run, dropout=0.2)
+        last.resume()
+        assert last.step == 13
+        last.train()
+        assert weights_hash(last.model) == weights_hash(whole.model)
+        timeless = [
+            [{k: v for k, v in record.items() if "_s" not in k and "second" not in k}
+             for record in run.metrics()]
+            for run in (whole_run, stopped_run)
+        ]  # fmt: skip
+        assert timeless[0] == timeless[1] and len(timeless[0]) == 4
+
+    @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+    def test_resume_is_exact_for(self, tokens, model_config, new_run, optimizer):
+        config = dataclasses.replace(CONFIG, optimizer=optimizer)
+        whole = build(tokens, model_config, config)
+        whole.train()
+        run = new_run()
+        with pytest.raises(Interrupted):
+            build(tokens, model_config, config, run, StopAt(7, signal.SIGTERM)).train()
+        resumed = build(tokens, model_config, config, run)
+        resumed.resume()
+        resumed.train()
+        assert weights_hash(resumed.model) == weights_hash(whole.model)
+
+    def test_sampling_does_not_change_training(self, tokens, model_config, tokenizer):
+        from myllm.config import SamplingConfig
+        from myllm.generate import TextGenerator
+
+        class Writes(Observer):
+            def on_evaluation(self, record, is_best):
+                TextGenerator(self.model, tokenizer).generate("the", SamplingConfig(20))
+
+        plain = build(tokens, model_config, vocab_size=tokenizer.vocab_size, dropout=0.1)
+        plain.train()
+        observer = Writes()
+        writing = build(tokens, model_config, observer=observer, vocab_size=tokenizer.vocab_size,
+                        dropout=0.1)  # fmt: skip
+        observer.model = writing.model
+        writing.train()
+        assert weights_hash(writing.model) == weights_hash(plain.model)
+
+    def test_signals_are_put_back(self, tokens, model_config):
+        before = signal.getsignal(signal.SIGINT)
+        build(tokens, model_config).train()
+        assert signal.getsignal(signal.SIGINT) is before
+
+    def test_exit_code_is_the_signal(self, tokens, model_config, new_run):
+        for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
+            trainer = build(tokens, model_config, observer=StopAt(2, number))
+            with pytest.raises(Interrupted) as caught:
+                trainer.train()
+            assert caught.value.exit_code == code
+
+    def test_patience(self, tokens, model_config, new_run):
+        config = dataclasses.replace(
+            CONFIG, max_steps=400, eval_interval=2, patience=3, learning_rate=5.0, grad_clip=0.0,
+            weight_decay=0.0, optimizer="adamw",
+        )  # fmt: skip
+        progress = build(tokens, model_config, config).train()
+        assert progress.step < 400
+        assert progress.step == progress.best_step + 3 * 2
+
+    def test_metrics(self, tokens, model_config, new_run):
+        run = new_run()
+        build(tokens, model_config, run=run).train()
+        text = (run.path / "metrics.jsonl").read_text(encoding="utf-8")
+        records = [json.loads(line) for line in text.splitlines()]
+        assert [record["step"] for record in records] == [4, 8, 12]
+        wanted = "step elapsed_s train_loss val_loss val_bits_per_byte learning_rate grad_norm"
+        assert list(records[0]) == [*wanted.split(), "tokens_per_second"]
+        assert all(math.isfinite(value) for record in records for value in record.values())
+
+    def test_best_is_the_best(self, tokens, model_config, new_run):
+        run = new_run()
+        config = dataclasses.replace(CONFIG, keep=10, learning_rate=0.5, optimizer="adamw")
+        build(tokens, model_config, config, run).train()
+        losses = {record["step"]: record["val_loss"] for record in run.metrics()}
+        assert run.pointed("best") == min(losses, key=lambda step: losses[step])
+        assert run.pointed("last") == 12
+
+    def test_nonfinite_stops_before_the_update(self, tokens, model_config):
+        class Poison(Observer):
+            def on_step(self, step, loss, tokens_per_second):
+                if step == 3:
+                    with torch.no_grad():
+                        self.model.blocks[1].attention.W_v.weight[0, 0] = float("nan")
+
+        observer = Poison()
+        trainer = build(tokens, model_config, observer=observer)
+        observer.model = trainer.model
+        with pytest.raises(NonFiniteError, match=r"step 3: loss nan.*not finite: .*learning-rate"):
+            trainer.train()
+        assert trainer.step == 3
+        assert trainer.model.token_embedding.weight.isfinite().all()  # no update was made
+
+    def test_nonfinite_gradient_names_its_parameter(self, tokens, model_config):
+        trainer = build(tokens, model_config)
+        gradient = trainer.model.blocks[1].feed_forward.linear1.weight
+        gradient.register_hook(lambda g: g * float("inf"))
+        with pytest.raises(
+            NonFiniteError, match=r"not finite: blocks.1.feed_forward.linear1.weight"
+        ):
+            trainer.train()
+        assert trainer.step == 0
+
+    def test_detect_anomaly_names_the_operation(self, tokens, model_config):
+        class BadBackward(torch.autograd.Function):
+            @staticmethod
+            def forward(ctx, x):
+                return x.clone()
+
+            @staticmethod
+            def backward(ctx, gradient):
+                return gradient * float("nan")
+
+        config = dataclasses.replace(CONFIG, detect_anomaly=True)
+        trainer = build(tokens, model_config, config)
+        trainer.model.ln_final.register_forward_hook(lambda m, i, out: BadBackward.apply(out))
+        with pytest.raises(NonFiniteError, match="BadBackwardBackward"):
+            trainer.train()
+
+    def test_out_of_memory_says_what_to_halve(self, tokens, model_config, monkeypatch):
+        trainer = build(tokens, model_config)
+
+        def fail(*args):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+        monkeypatch.setattr(trainer.model, "forward", fail)
+        with pytest.raises(OutOfMemoryError, match=r"2.00 GiB.*halve --batch-size 4 and double"):
+            trainer.train()
+
+    @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+    def test_mixed_precision_learns(self, tokens, model_config, dtype):
+        config = dataclasses.replace(CONFIG, max_steps=40, eval_interval=40, dtype=dtype)
+        trainer = build(tokens, model_config, config)
+        before = trainer.evaluate().loss
+        assert trainer.train().best_loss < 0.85 * before
+        assert trainer.scaler.is_enabled() == (dtype == "float16")
+        assert {p.dtype for p in trainer.model.parameters()} == {torch.float32}
+
+    def test_compile_falls_back_in_one_line(self, tokens, model_config, monkeypatch, caplog):
+        config = dataclasses.replace(CONFIG, compile=True)
+        eager = build(tokens, model_config)
+        eager.train()
+        trainer = build(tokens, model_config, config)
+
+        def fail(*args, **kwargs):
+            raise RuntimeError("no compiler here\nand more lines")
+
+        monkeypatch.setattr(trainer.model, "_compiled_call_impl", fail, raising=False)
+        monkeypatch.setattr(trainer.model, "compile", lambda **kwargs: None)
+        trainer.train()
+        assert "not compiled: RuntimeError (no compiler here)" in caplog.text
+        assert weights_hash(trainer.model) == weights_hash(eager.model)
+
+    @pytest.mark.slow
+    def test_compiled_trains_alike(self, tokens, model_config):
+        eager = build(tokens, model_config).train()
+        compiled = build(tokens, model_config, dataclasses.replace(CONFIG, compile=True)).train()
+        assert compiled.best_loss == pytest.approx(eager.best_loss, rel=1e-3)
+
+    def test_profile(self, tokens, model_config, new_run):
+        run = new_run()
+        trainer = build(tokens, model_config, dataclasses.replace(CONFIG, profile=2), run)
+        trainer.train()
+        assert "aten::" in trainer.profiler.table
+        trace = json.loads((run.path / "trace.json").read_text(encoding="utf-8"))
+        assert trace["traceEvents"]
+
+    def test_tensorboard(self, tokens, model_config, new_run):
+        run = new_run()
+        build(tokens, model_config, dataclasses.replace(CONFIG, tensorboard=True), run).train()
+        assert list(run.path.glob("events.out.tfevents*"))
+
+    def test_other_text_is_refused(self, tokens, model_config, new_run):
+        run = new_run()
+        first = build(tokens, model_config, run=run)
+        first.fingerprint = {"text": "a" * 64}
+        first.train()
+        second = build(tokens, model_config, run=run)
+        second.fingerprint = {"text": "b" * 64}
+        with pytest.raises(InputError, match="its text was another one"):
+            second.resume()
+
+    def test_wrong_batch_size(self, small_model, tokens):
+        with pytest.raises(InputError, match="is 4"):
+            Trainer(small_model, TextDataset(tokens, None, 16, 3), config=CONFIG)
+
+    @pytest.mark.gpu
+    def test_trains_on_cuda(self, tokens, model_config, new_run):
+        config = dataclasses.replace(CONFIG, device="cuda", dtype=None, max_steps=40)
+        trainer = build(tokens, model_config, config, new_run())
+        before = trainer.evaluate().loss
+        assert trainer.train().best_loss < before
