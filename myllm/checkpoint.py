@@ -105,6 +105,12 @@ class RunFolder:
         return self.path.name
 
     @property
+    def resume_name(self) -> str:
+        """What `--resume` takes: the name, or the path of a run that is not in the default
+        folder."""
+        return self.name if self.path.parent == Path("checkpoints") else str(self.path)
+
+    @property
     def config(self) -> RunConfig:
         """The configuration that the run was started with."""
         return from_toml(self.path / "config.toml")
@@ -151,7 +157,7 @@ class RunFolder:
         needed += 1 << 20  # headers and the small files
         full = DiskFullError(
             f"no room to save step {checkpoint.step} in {self.path}: {needed:,} bytes are needed; "
-            f"earlier checkpoints are intact. Make room, then: myllm train --resume {self.name}"
+            f"earlier checkpoints are intact. Make room, then: myllm train --resume {self.resume_name}"
         )
         try:
             if shutil.disk_usage(self.path).free < needed:

@@ -25,7 +25,7 @@ from myllm.config import (
     TrainConfig,
     flat_values,
 )
-from myllm.errors import ConfigError, InputError, Interrupted, MyLLMError, nearest
+from myllm.errors import ConfigError, InputError, Interrupted, MyLLMError, lookup, nearest
 from myllm.options import (
     BenchmarkOptions,
     ChatOptions,
@@ -85,8 +85,16 @@ def _started(options: TrainOptions, config: RunConfig) -> tuple[Trainer, TokenFi
     from myllm.corpora import download_corpus, python_docs
     from myllm.data import fitting_context, prepare, text_name
     from myllm.device import choose_device
+    from myllm.model import ATTENTIONS
+    from myllm.optim import OPTIMIZERS, SCHEDULES
+    from myllm.tokenizer import TOKENIZERS
 
-    choose_device(config.train.device)  # before minutes of work: is it there at all?
+    # before minutes of preparing: is all there that the configuration names?
+    choose_device(config.train.device)
+    lookup("attention", config.model.attention, ATTENTIONS)
+    lookup("optimizer", config.train.optimizer, OPTIMIZERS)
+    lookup("schedule", config.train.schedule, SCHEDULES)
+    lookup("tokenizer", config.text.tokenizer, TOKENIZERS)
     _check_writable(Path(options.out))
     folder = Path(config.text.data_dir)
     text = config.text

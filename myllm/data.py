@@ -3,7 +3,7 @@
     [Source] ──read_pieces──▶ text ──tokenizer──▶ tokens.npy
 
 A prepared folder holds `tokens.npy` (all documents, each followed by end of text),
-`tokens.json` (counts, hashes, sources, which ranges are validation) and `tokenizer.json`.
+`tokens.json` (counts, hashes, sources) and `tokenizer.json`.
 Text passes through in pieces, so that memory does not grow with it.
 """
 

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from myllm.config import GPTConfig
-from myllm.errors import ConfigError, InputError
+from myllm.errors import ConfigError, InputError, lookup
 
 INIT_STD = 0.02  # GPT-2's; of embeddings and of linear layers that do not end a residual branch
 
@@ -236,8 +236,9 @@ class TransformerBlock(nn.Module):
 
     def __init__(self, config: GPTConfig, layer: int) -> None:
         super().__init__()
+        kind = lookup("attention", config.attention, ATTENTIONS)
         self.ln1 = build_norm(config, config.d_model)
-        self.attention = ATTENTIONS[config.attention](config, layer)
+        self.attention = ATTENTIONS[kind](config, layer)
         self.ln2 = build_norm(config, config.d_model)
         self.feed_forward = FEED_FORWARDS[config.feed_forward](config)
         self.dropout = nn.Dropout(config.dropout)

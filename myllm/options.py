@@ -48,6 +48,14 @@ class TextOptions(DataConfig):
 
 
 @dataclass(frozen=True)
+class SamplingOptions(SamplingConfig):
+    """How the next token is chosen."""
+
+    # once per string: a flag that takes several would swallow the prompt behind it
+    stop: tyro.conf.UseAppendAction[tuple[str, ...]] = ()  # end at this string (may be repeated)
+
+
+@dataclass(frozen=True)
 class TrainOptions(RunConfig):
     """Train a model on texts: files, folders, - for standard input; without any, on the Python
     manual."""
@@ -68,7 +76,7 @@ class GenerateOptions(Common):
     prompt: tyro.conf.Positional[str] = ""  # the beginning of the text
     run: str | None = None  # the run's name or folder (None: the newest)
     device: str | None = None  # cpu, cuda, mps (None: the best one here)
-    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    sampling: SamplingOptions = field(default_factory=SamplingOptions)
 
 
 @dataclass(frozen=True)
@@ -77,7 +85,7 @@ class ChatOptions(Common):
 
     run: str | None = None  # the run's name or folder (None: the newest)
     device: str | None = None  # cpu, cuda, mps (None: the best one here)
-    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    sampling: SamplingOptions = field(default_factory=SamplingOptions)
 
 
 @dataclass(frozen=True)

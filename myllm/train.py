@@ -329,7 +329,7 @@ class Trainer:
         self.save()
         where = f"stopped at step {self.step}"
         if self.run is not None:
-            where += f" and saved; go on with: myllm train --resume {self.run.name}"
+            where += f" and saved; go on with: myllm train --resume {self.run.resume_name}"
         raise Interrupted(where, signal_number)
 
     @contextmanager

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import errno
 import shutil
-from collections import namedtuple
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -95,7 +96,7 @@ class TestRunFolder:
     def test_full_disk_is_known_beforehand(self, run, small_model, monkeypatch):
         run.save(at(1, small_model), True, 2)
         before = contents(run.path)
-        usage = namedtuple("usage", "total used free")(10, 10, 1000)
+        usage = SimpleNamespace(total=10, used=10, free=1000)
         monkeypatch.setattr(room.shutil, "disk_usage", lambda path: usage)
         with pytest.raises(DiskFullError, match=r"[\d,]+ bytes are needed"):
             run.save(at(2, small_model), True, 2)
@@ -105,7 +106,8 @@ class TestRunFolder:
     def test_full_disk_while_writing(self, run, small_model, monkeypatch, after):
         run.save(at(1, small_model), True, 2)
         before = contents(run.path)
-        synced, real = [], room._sync
+        synced: list[Path] = []
+        real = room._sync
 
         def fill_up(path):
             if len(synced) == after:

@@ -226,7 +226,7 @@ class TestChat:
             encoding="utf-8",
             timeout=60,
         )
-        child.expect("> ")
+        child.expect(">")  # the prompt; terminal codes follow
         child.send("/temperature 0.9\x7f7\r")  # backspace, then 7
         child.expect("temperature: 0.7")
         child.send("\x1b[A\x7f3\r")  # up, backspace, 3

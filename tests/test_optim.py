@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 import torch
 
-from myllm.config import SCHEDULE_NAMES, TrainConfig
+from myllm.config import TrainConfig
 from myllm.errors import ConfigError
 from myllm.evaluate import cross_entropy
 from myllm.optim import (
@@ -141,9 +141,6 @@ class TestSchedules:
     def test_floor(self):
         config = TrainConfig(schedule="cosine", max_steps=100, min_learning_rate=0.1)
         assert learning_rate_factor(99, config) == pytest.approx(0.1, abs=0.01)
-
-    def test_config_lists_what_there_is(self):
-        assert set(SCHEDULE_NAMES) == set(SCHEDULES)
 
     def test_unknown(self):
         with pytest.raises(ConfigError, match="did you mean cosine"):

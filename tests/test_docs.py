@@ -1,0 +1,144 @@
+"""What README and docs say can be done, can be done."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from myllm.cli import VERBS, main
+from myllm.config import default_config, to_toml
+from myllm.options import parse
+from myllm.tokenizer import TOKENIZERS, CharTokenizer
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+DEVELOPMENT = (ROOT / "docs" / "development.md").read_text(encoding="utf-8")
+BENCHMARKS = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+
+TINY_MODEL = "--d-model 32 --n-layers 1 --n-heads 2 --context-length 16 --batch-size 2".split()
+SMALLER = {
+    "train": [*TINY_MODEL, *"--vocab-size 300 --max-steps 2 --device cpu".split()],
+    "resume": "--max-steps 3 --device cpu".split(),
+    "generate": "--max-new-tokens 4 --device cpu".split(),
+    "chat": "--max-new-tokens 4 --device cpu".split(),
+    "evaluate": "--device cpu".split(),
+    "prepare": [],
+    "benchmark": [*TINY_MODEL, *"--iterations 2 --device cpu".split()],
+}
+
+
+def blocks(text: str, language: str) -> list[str]:
+    """The fenced blocks of a Markdown text that are tagged with a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+
+
+def commands(text: str) -> list[list[str]]:
+    """The arguments of every `myllm …` in the bash blocks of a Markdown text."""
+    lines = [line for block in blocks(text, "bash") for line in block.splitlines()]
+    parts = [part.strip() for line in lines for part in re.split(r"&&|\|", line)]
+    return [shlex.split(part, comments=True)[1:] for part in parts if part.startswith("myllm ")]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working folder, with all the files that the commands name."""
+    monkeypatch.chdir(tmp_path)
+    text = "Once upon a time there was a text, and it was short.\n" * 60
+    for name in ("novel.txt", "novel2.txt", "notes/one.txt", "notes/two.md", "corpus/a.txt"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    for block in blocks(README, "toml"):
+        name = block.splitlines()[0].removeprefix("# ")
+        (tmp_path / name).write_text(block, encoding="utf-8")
+    return tmp_path
+
+
+class TestREADME:
+    def test_has_the_set_up_commands_as_single_lines(self) -> None:
+        lines = [line for block in blocks(README, "bash") for line in block.splitlines()]
+        assert "pip install -r requirements.txt && myllm train" in lines
+        assert "pip install -r requirements-dev.txt && pytest tests/" in lines
+
+    def test_shows_every_verb(self) -> None:
+        assert {args[0] for args in commands(README)} == set(VERBS)
+
+    @pytest.mark.parametrize("args", commands(README + DEVELOPMENT + BENCHMARKS), ids=shlex.join)
+    def test_every_command_is_understood(self, args: list[str], folder: Path) -> None:
+        run = folder / "checkpoints" / "my-run"  # for --resume, which reads its settings
+        run.mkdir(parents=True)
+        (run / "config.toml").write_text(to_toml(default_config()), encoding="utf-8")
+        options, _ = VERBS[args[0]]
+        assert isinstance(parse(options, args[0], args[1:]), options)
+
+    @pytest.mark.parametrize("text", [README, DEVELOPMENT, BENCHMARKS], ids=lambda text: text[:9])
+    def test_every_flag_exists(self, text: str, capsys: pytest.CaptureFixture[str]) -> None:
+        for verb in VERBS:
+            assert main([verb, "--help"]) == 0
+        known = set(re.findall(r"--[a-z][a-z-]*", capsys.readouterr().out))
+        # what belongs to other programs: in their own lines only
+        lines = [
+            line for line in text.splitlines() if not re.match(r"(pytest|black|isort|fl)", line)
+        ]
+        named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", "\n".join(lines)))
+        assert named - known - {"--compile", "--no-compile", "--ignore-missing-imports"} == set()
+
+    @pytest.mark.slow
+    def test_every_command_does_its_work(self, folder: Path) -> None:
+        for args in commands(README):
+            if "--data" in args:  # the one that needs the network
+                continue
+            args += SMALLER["resume" if "--resume" in args else args[0]]
+            if "--config" in args:
+                args += ["--n-heads", "2"]
+            text = (
+                "Once upon\n/probs\n/quit\n" if args[0] == "chat" else "On and on it went. " * 99
+            )
+            done = subprocess.run(
+                [sys.executable, "-m", "myllm", *args],
+                input=text.encode(),
+                capture_output=True,
+                cwd=folder,
+                timeout=300,
+            )
+            assert (
+                done.returncode == 0
+            ), f"{shlex.join(args)}\n{done.stderr.decode(errors='replace')}"
+            assert done.stdout.strip(), shlex.join(args)
+
+
+class TestDevelopment:
+    @pytest.mark.parametrize("number", range(len(blocks(DEVELOPMENT, "python"))))
+    def test_example_runs_as_it_is(self, number: int, tmp_path: Path) -> None:
+        path = tmp_path / "example.py"
+        path.write_text(blocks(DEVELOPMENT, "python")[number], encoding="utf-8")
+        done = subprocess.run([sys.executable, str(path)], capture_output=True, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr.decode(errors="replace")
+
+    def test_there_is_an_example_of_each_kind(self) -> None:
+        for table in ("TOKENIZERS", "ATTENTIONS", "SCHEDULES"):
+            assert any(f'{table}["' in block for block in blocks(DEVELOPMENT, "python")), table
+
+    def test_registering_is_all_that_a_new_kind_needs(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from myllm.model import ATTENTIONS, FlashAttention
+        from myllm.optim import SCHEDULES
+
+        class Mine(CharTokenizer):
+            kind = "mine"
+
+        monkeypatch.setitem(TOKENIZERS, "mine", Mine)
+        monkeypatch.setitem(ATTENTIONS, "mine", FlashAttention)
+        monkeypatch.setitem(SCHEDULES, "mine", lambda progress: 1.0)
+        chosen = ["--tokenizer", "mine", "--attention", "mine", "--schedule", "mine"]
+        assert main(["train", "novel.txt", "--quiet", *SMALLER["train"], *chosen]) == 0
+
+    def test_the_module_tree_is_complete(self) -> None:
+        rooms = {path.name for path in (ROOT / "myllm").glob("*.py") if path.stem[0] != "_"}
+        assert rooms == set(re.findall(r"^\| \d \| `(\w+\.py)`", DEVELOPMENT, re.MULTILINE))
