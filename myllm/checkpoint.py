@@ -157,7 +157,8 @@ class RunFolder:
         needed += 1 << 20  # headers and the small files
         full = DiskFullError(
             f"no room to save step {checkpoint.step} in {self.path}: {needed:,} bytes are needed; "
-            f"earlier checkpoints are intact. Make room, then: myllm train --resume {self.resume_name}"
+            f"earlier checkpoints are intact. Make room, then: "
+            f"myllm train --resume {self.resume_name}"
         )
         try:
             if shutil.disk_usage(self.path).free < needed:

@@ -189,8 +189,18 @@ class TestChat:
         assert chat.sampling.top_k is None
         assert "temperature: 0.5" in self.say(chat, "/settings")[0]
 
-    @pytest.mark.parametrize("line", ["/temperature hot", "/temperature -1", "/temperature",
-                                      "/temprature 1", "/max-new-tokens off", "/stop 'x", "/"])  # fmt: skip
+    @pytest.mark.parametrize(
+        "line",
+        [
+            "/temperature hot",
+            "/temperature -1",
+            "/temperature",
+            "/temprature 1",
+            "/max-new-tokens off",
+            "/stop 'x",
+            "/",
+        ],
+    )
     def test_mistakes_are_told(self, chat, line):
         before = chat.sampling
         said, goes_on = self.say(chat, line)
