@@ -265,8 +265,8 @@ class RunConfig:
         return self
 
 
-# The CPU's size ends within 4 minutes on two cores. Without dropout: it sees the text once or twice
-# in that time, and PyTorch has no fused attention with dropout on CPUs (three times the time).
+# The CPU size ends within 4 minutes on two cores. No dropout: it sees the text once or twice
+# in that time, and PyTorch has no fused attention with dropout on CPUs.
 SIZES: dict[str, dict[str, Any]] = {
     "cpu": dict(
         d_model=256, n_layers=4, n_heads=4, context_length=128, vocab_size=0, dropout=0.0,
