@@ -19,6 +19,8 @@ import logging
 import os
 import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,8 +97,9 @@ class RunFolder:
                 raise InputError(f"cannot write {path}: {error.strerror}") from None
         if number > 1:
             log.warning("run %s exists already; this one is %s", name, path.name)
-        tokenizer.save(path / "tokenizer.json")
-        _write_synced(path / "config.toml", to_toml(config))
+        with _write_errors(path):
+            tokenizer.save(path / "tokenizer.json")
+            _write_synced(path / "config.toml", to_toml(config))
         return cls(path)
 
     @property
@@ -117,7 +120,9 @@ class RunFolder:
 
     def set_config(self, config: RunConfig) -> None:
         """Replaces the configuration, as a whole."""
-        _write_synced(self.path / "config.toml", to_toml(config))
+        path = self.path / "config.toml"
+        with _write_errors(path):
+            _write_synced(path, to_toml(config))
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -233,7 +238,8 @@ class RunFolder:
 
     def append_metrics(self, record: dict[str, Any]) -> None:
         """Adds a line to `metrics.jsonl`."""
-        with (self.path / "metrics.jsonl").open("a", encoding="utf-8", newline="\n") as file:
+        path = self.path / "metrics.jsonl"
+        with _write_errors(path), path.open("a", encoding="utf-8", newline="\n") as file:
             file.write(json.dumps(record) + "\n")
 
     def metrics(self) -> list[dict[str, Any]]:
@@ -255,7 +261,9 @@ class RunFolder:
     def cut_metrics(self, step: int) -> None:
         """Drops the records after `step`: a resumed run will write them again."""
         lines = [json.dumps(record) + "\n" for record in self.metrics() if record["step"] <= step]
-        _write_synced(self.path / "metrics.jsonl", "".join(lines))
+        path = self.path / "metrics.jsonl"
+        with _write_errors(path):
+            _write_synced(path, "".join(lines))
 
 
 def verify(folder: Path, names: list[str]) -> None:
@@ -314,6 +322,11 @@ def load_model(
     tokenizer = run.tokenizer
     model = GPTModel(run.config.model)
     load_weights(model, checkpoint)
+    saved = checkpoint.state.get("fingerprint", {}).get("tokenizer", tokenizer.content_hash)
+    if saved != tokenizer.content_hash:
+        raise CheckpointError(
+            f"{run.path / 'tokenizer.json'} is not the tokenizer that the model was trained with"
+        )
     return model.to(device).eval(), tokenizer, checkpoint
 
 
@@ -338,6 +351,20 @@ def load_weights(model: GPTModel, checkpoint: Checkpoint) -> None:
 def model_tensors(model: GPTModel) -> dict[str, Tensor]:
     """The weights to save: each once, tied ones under the embedding's name."""
     return dict(model.named_parameters())
+
+
+@contextmanager
+def _write_errors(path: Path) -> Iterator[None]:
+    """Tells a person that a small file could not be written."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise DiskFullError(
+                f"no room to write {path}: some kilobytes are needed; earlier checkpoints are "
+                "intact"
+            ) from None
+        raise InputError(f"cannot write {path}: {error.strerror}") from None
 
 
 def _step_name(step: int) -> str:

@@ -102,6 +102,7 @@ def _started(options: TrainOptions, config: RunConfig) -> tuple[Trainer, TokenFi
         text = dataclasses.replace(text, paths=(str(download_corpus(text.data, folder)),))
     elif not text.paths:
         text = dataclasses.replace(text, paths=(str(python_docs(folder)),))
+    name = options.run or text_name(text)
     token_file = prepare(text, config.model.vocab_size)
     model = dataclasses.replace(
         config.model,
@@ -115,7 +116,6 @@ def _started(options: TrainOptions, config: RunConfig) -> tuple[Trainer, TokenFi
         config, model=model, text=dataclasses.replace(text, data=None)
     ).validate()
     trainer = _build_trainer(config, token_file)
-    name = options.run or text_name(config.text)
     trainer.attach(RunFolder.create(Path(options.out), name, config, token_file.tokenizer))
     return trainer, token_file
 
@@ -127,7 +127,7 @@ def _resumed(options: TrainOptions, config: RunConfig) -> tuple[Trainer, TokenFi
     run = find_run(Path(options.out), options.resume)
     saved = run.config
     new, old = flat_values(config), flat_values(saved)
-    fixed = [f.name for f in dataclasses.fields(GPTConfig)] + ["tokenizer"]
+    fixed = ["preset", "size", *(f.name for f in dataclasses.fields(GPTConfig)), "tokenizer"]
     changed = [n for n in fixed if new[n] != old[n] and n not in ("dropout", "attention")]
     if changed:
         what = ", ".join(f"{name} {old[name]} → {new[name]}" for name in changed)
@@ -232,13 +232,14 @@ def _say_result(console: Console, run: RunFolder, progress: Progress, out: str) 
 
 def generate(options: GenerateOptions) -> None:
     """Streams the text to standard output."""
+    from myllm.display import printable
     from myllm.generate import TextGenerator
 
     sampling = options.sampling.validate()
     generator = TextGenerator.from_run(options.run, options.out, options.device)
     sys.stdout.write(options.prompt)
     for piece in generator.stream(options.prompt, sampling):
-        sys.stdout.write(piece)
+        sys.stdout.write(printable(piece) if sys.stdout.isatty() else piece)
         sys.stdout.flush()
     sys.stdout.write("\n")
 
@@ -311,6 +312,7 @@ def benchmark(options: BenchmarkOptions) -> None:
     from rich.table import Table
 
     from myllm.benchmark import run_benchmark
+    from myllm.optim import OPTIMIZERS
 
     train_config = TrainConfig(
         batch_size=options.batch_size,
@@ -320,6 +322,7 @@ def benchmark(options: BenchmarkOptions) -> None:
     ).validate()
     shape = options.model
     shape = dataclasses.replace(shape, vocab_size=shape.vocab_size or 4096).validate()
+    lookup("optimizer", options.optimizer, OPTIMIZERS)
     if options.iterations < 1:
         raise ConfigError(f"iterations {options.iterations}: must be at least 1")
     peak, timings = run_benchmark(shape, train_config, options.iterations)

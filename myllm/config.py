@@ -136,7 +136,7 @@ class DataConfig:
         lookup("encoding_errors", self.encoding_errors, ENCODING_ERRORS)
         try:
             "".encode(self.encoding)
-        except LookupError:
+        except (LookupError, UnicodeError):
             raise ConfigError(
                 f"unknown encoding {self.encoding!r}: take a Python codec name such as utf-8, "
                 "latin-1, cp1252, utf-16"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import http.client
 import json
 import logging
 import os
@@ -58,11 +59,11 @@ def download_corpus(name: str, folder: Path) -> Path:
     path, partial = folder / f"{name}.txt", folder / f"{name}.txt.part"
     if path.exists() and _sha256(path) == corpus.sha256:
         return path
-    folder.mkdir(parents=True, exist_ok=True)
+    _make_folder(folder)
     log.info("downloading %s (%.1f MB)", corpus.url, corpus.size_bytes / 1e6)
     try:
         _fetch(corpus, partial)
-    except (urllib.error.URLError, OSError, TimeoutError) as error:
+    except (OSError, http.client.HTTPException) as error:  # URLError is an OSError
         reason = getattr(error, "reason", error)
         raise InputError(
             f"cannot download {corpus.url}: {reason}; without a network, train on a text of your "
@@ -87,6 +88,8 @@ def _fetch(corpus: Corpus, partial: Path) -> None:
                 file.write(block)
                 if file.tell() > corpus.size_bytes:
                     break  # not our file; the hash will say so
+            if file.tell() < corpus.size_bytes:
+                raise ConnectionError("the connection broke off; the same command takes it up")
 
 
 def python_docs(folder: Path) -> Path:
@@ -98,7 +101,7 @@ def python_docs(folder: Path) -> Path:
     path = folder / f"python-docs-{platform.python_version()}.jsonl"
     if not path.exists():
         log.info("extracting the Python manual and docstrings to %s", path)
-        folder.mkdir(parents=True, exist_ok=True)
+        _make_folder(folder)
         partial = path.with_suffix(f".part{os.getpid()}")
         with partial.open("w", encoding="utf-8", newline="\n") as file:
             for text in (*_manual_topics(), *_docstrings()):
@@ -144,6 +147,13 @@ def _heading(node: ast.AST, module: str) -> str:
     if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
         return f"def {node.name}({ast.unparse(node.args)})"
     return f"module {module}"
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot make the folder {folder}: {error.strerror}") from None
 
 
 def _sha256(path: Path) -> str:

@@ -113,7 +113,7 @@ def prepare(
         InputError: the texts cannot be used, or `out` holds something else.
         DiskFullError: no room for the token file.
     """
-    if len(config.paths) == 1 and (Path(config.paths[0]) / "tokens.json").is_file():
+    if len(config.paths) == 1 and os.path.isfile(os.path.join(config.paths[0], "tokens.json")):
         found = open_token_file(Path(config.paths[0]))
         if tokenizer is not None and found.tokenizer.content_hash != tokenizer.content_hash:
             raise InputError(f"{config.paths[0]} was prepared with another tokenizer")

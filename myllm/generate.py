@@ -44,6 +44,7 @@ class TextGenerator:
         self.device = torch.device(device or model.token_embedding.weight.device)
         self.model = model.to(self.device)
         self.tokenizer = tokenizer
+        self._unknown_announced = False
 
     @classmethod
     def from_run(
@@ -83,8 +84,10 @@ class TextGenerator:
     def encode_prompt(self, prompt: str) -> list[int]:
         """The ids of a prompt; an empty one is a document's beginning. Announces unknowns."""
         ids = self.tokenizer.encode(prompt)
-        if unknown := self.tokenizer.count_unknown(np.array(ids)):
+        unknown = self.tokenizer.count_unknown(np.array(ids))
+        if unknown and not self._unknown_announced:
             log.warning("%d characters of the prompt do not occur in the training text", unknown)
+            self._unknown_announced = True
         return ids or [self.tokenizer.end_of_text_id]
 
     def stream_ids(self, ids: list[int], sampling: SamplingConfig) -> Iterator[int]:

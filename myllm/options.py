@@ -163,12 +163,12 @@ def _defaults(options: type[T], verb: str, args: list[str]) -> T:
     if options not in (TrainOptions, BenchmarkOptions):
         return options()
     chosen = {name: _value_of(name, args) for name in ("preset", "size", "config", "resume")}
+    toml = read_toml(Path(chosen["config"])) if chosen["config"] else {}
     if chosen["resume"] is not None:
         from myllm.checkpoint import find_run
 
         saved = find_run(Path(_value_of("out", args) or "checkpoints"), chosen["resume"]).config
-        return typing.cast(T, _as_options(saved))
-    toml = read_toml(Path(chosen["config"])) if chosen["config"] else {}
+        return typing.cast(T, _as_options(with_values(saved, toml)))
     preset = chosen["preset"] or toml.get("preset", "modern")
     size = chosen["size"] or toml.get("size") or _machine_size(args, toml)
     base = with_values(default_config(str(preset), str(size)), toml)

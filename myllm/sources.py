@@ -43,21 +43,37 @@ def find_sources(config: DataConfig) -> list[Source]:
     Raises:
         InputError: no such file, an empty one, or no text in a folder.
     """
-    paths: list[Path] = []
-    for name in config.paths:
-        path = _spool_stdin(Path(config.data_dir)) if name == "-" else Path(name)
-        if path.is_dir():
-            paths += _text_files(path, config.encoding)
-        elif not path.exists():
-            raise InputError(f"no such file or folder: {name}")
-        elif path.stat().st_size == 0:
-            raise InputError(f"{name} is empty: there is no text to learn from")
-        else:
-            paths.append(path)
     try:
-        return [Source(p.as_posix(), p.stat().st_size, _sha256(p)) for p in paths]
+        paths = [path for name in config.paths for path in _files_of(name, config)]
+        return [Source(_utf8_name(p), p.stat().st_size, _sha256(p)) for p in paths]
     except OSError as error:
-        raise InputError(f"cannot read {error.filename}: {error.strerror}") from None
+        name = str(error.filename)
+        shown = name if len(name) < 200 else name[:40] + "…"
+        raise InputError(f"cannot use {shown}: {error.strerror}") from None
+
+
+def _files_of(name: str, config: DataConfig) -> list[Path]:
+    path = _spool_stdin(Path(config.data_dir)) if name == "-" else Path(name)
+    if path.is_dir():
+        return _text_files(path, config.encoding)
+    try:
+        size_bytes = path.stat().st_size
+    except FileNotFoundError:
+        raise InputError(f"no such file or folder: {name}") from None
+    if size_bytes == 0:
+        raise InputError(f"{name} is empty: there is no text to learn from")
+    return [path]
+
+
+def _utf8_name(path: Path) -> str:
+    """The path as text that can be written down."""
+    name = path.as_posix()
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        shown = name.encode("utf-8", "backslashreplace").decode()
+        raise InputError(f"the file name {shown} is not UTF-8: rename the file") from None
+    return name
 
 
 def _text_files(folder: Path, encoding: str) -> list[Path]:
@@ -133,15 +149,13 @@ def _text_field(line: str, where: str) -> str:
         raise InputError(f'{where}: no JSON object with a string "text"')
     if "\0" in text:
         raise InputError(f"{where}: the text contains null characters; remove them")
-    return text
+    return text.encode("utf-8", "replace").decode()  # JSON can hold half a surrogate pair
 
 
 def _decoded(source: Source, config: DataConfig) -> Iterator[str]:
     """The characters of a file, without a byte order mark, block by block."""
     encoding = codecs.lookup(config.encoding).name
-    decoder = codecs.getincrementaldecoder("utf-8-sig" if encoding == "utf-8" else encoding)(
-        config.encoding_errors
-    )
+    decoder = codecs.getincrementaldecoder(encoding)(config.encoding_errors)
     with open(source.path, "rb") as file:
         offset = n_characters = 0
         while True:
@@ -161,6 +175,8 @@ def _decoded(source: Source, config: DataConfig) -> Iterator[str]:
                     f"{n_characters + text.index(chr(0))}: it may be binary, or UTF-16 "
                     "(--encoding utf-16); otherwise remove them"
                 )
+            if n_characters == 0:
+                text = text.removeprefix("\ufeff")  # a byte order mark is no text
             offset += len(block)
             n_characters += len(text)
             yield text

@@ -120,7 +120,7 @@ class Tokenizer(ABC):
             InputError: no such file, or not a tokenizer of this kind.
         """
         try:
-            content = json.loads(Path(path).read_bytes().decode("utf-8"))
+            content = json.loads(Path(path).read_bytes().decode("utf-8", "surrogatepass"))
         except OSError as error:
             raise InputError(f"cannot read tokenizer {path}: {error.strerror}") from None
         except (ValueError, RecursionError):
@@ -282,7 +282,7 @@ class BPETokenizer(Tokenizer):
             initial_alphabet=_BYTE_NAMES,
             show_progress=False,
         )
-        engine.train_from_iterator(iterate_texts(source), trainer)
+        engine.train_from_iterator(map(_without_surrogates, iterate_texts(source)), trainer)
         model = json.loads(engine.to_str())["model"]
         vocab = dict(sorted(model["vocab"].items(), key=lambda item: item[1]))
         merges = [(left, right) for left, right in model["merges"]]
@@ -293,8 +293,7 @@ class BPETokenizer(Tokenizer):
         return self.encode_batch([text])[0].tolist()
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
-        # A lone surrogate is no character; the library would refuse the whole text for it.
-        clean = [text.encode("utf-8", "replace").decode("utf-8") for text in texts]
+        clean = [_without_surrogates(text) for text in texts]
         encodings = self._engine.encode_batch_fast(clean, add_special_tokens=False)
         return [np.array(encoding.ids, np.uint32) for encoding in encodings]
 
@@ -324,6 +323,8 @@ class BPETokenizer(Tokenizer):
         vocab, merges = content["vocab"], [(left, right) for left, right in content["merges"]]
         if not all(type(id) is int for id in vocab.values()):
             raise InputError("an id is no integer")
+        if lacking := {*_BYTE_NAMES, END_OF_TEXT} - set(vocab):
+            raise InputError(f"its vocabulary lacks {len(lacking)} bytes or special tokens")
         for pair in merges:
             if not all(isinstance(part, str) and part in vocab for part in (*pair, "".join(pair))):
                 raise InputError(f"the merge {pair} is not in its vocabulary")
@@ -361,6 +362,11 @@ def iterate_texts(source: TextSource) -> Iterator[str]:
     else:
         for item in source:
             yield from iterate_texts(item)
+
+
+def _without_surrogates(text: str) -> str:
+    """A lone surrogate is no character; the library would refuse the whole text for it."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _byte_names() -> list[str]:

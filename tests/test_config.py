@@ -1,0 +1,389 @@
+"""The knobs: precedence, TOML, help, limits."""
+
+import dataclasses
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+
+from myllm.config import (
+    PRESETS,
+    SIZES,
+    DataConfig,
+    GPTConfig,
+    RunConfig,
+    SamplingConfig,
+    TrainConfig,
+    default_config,
+    flat_values,
+    from_toml,
+    read_toml,
+    to_toml,
+    with_values,
+)
+from myllm.errors import ConfigError, InputError
+from myllm.options import (
+    BenchmarkOptions,
+    ChatOptions,
+    EvaluateOptions,
+    GenerateOptions,
+    PrepareOptions,
+    TrainOptions,
+    parse,
+)
+
+VERBS = {
+    "train": TrainOptions,
+    "generate": GenerateOptions,
+    "chat": ChatOptions,
+    "evaluate": EvaluateOptions,
+    "prepare": PrepareOptions,
+    "benchmark": BenchmarkOptions,
+}
+
+
+def parsed(*args, size="cpu"):
+    """The options of `myllm train ARGS`; the size does not depend on the machine."""
+    return parse(TrainOptions, "train", ["--size", size, *args])
+
+
+@pytest.fixture
+def toml(tmp_path):
+    """Writes a TOML file, gives its path."""
+
+    def write(text):
+        path = tmp_path / "settings.toml"
+        path.write_text(text, encoding="utf-8")
+        return str(path)
+
+    return write
+
+
+class TestPrecedence:
+    def test_preset_over_default(self):
+        """A preset sets what the dataclass leaves at its default."""
+        rate = parsed("--preset", "gpt2").train.learning_rate
+        assert rate == PRESETS["gpt2"]["learning_rate"] != TrainConfig().learning_rate
+
+    def test_size_over_preset(self):
+        """A size wins over default and preset: it knows what a model of that size bears."""
+        assert parsed().model.d_model == SIZES["cpu"]["d_model"] != GPTConfig().d_model
+        options = parsed("--preset", "gpt2", size="124m")
+        assert options.train.learning_rate == SIZES["124m"]["learning_rate"]
+        assert options.train.optimizer == "adamw"
+
+    def test_toml_over_size(self, toml):
+        """A TOML file wins over size and preset."""
+        path = toml("[train]\nlearning_rate = 5e-4\n[model]\nd_model = 64\n")
+        options = parsed("--preset", "gpt2", "--config", path, size="124m")
+        assert (options.train.learning_rate, options.model.d_model) == (5e-4, 64)
+        assert options.model.position == "learned"
+
+    def test_flags_over_toml(self, toml):
+        """A flag wins over all, wherever it stands."""
+        path = toml("learning_rate = 5e-4\nd_model = 64\nmax_steps = 7\n")
+        for args in (
+            ("--config", path, "--learning-rate", "7e-4", "--d-model", "32"),
+            ("--learning-rate", "7e-4", "--d-model=32", f"--config={path}"),
+        ):
+            options = parsed("--preset", "gpt2", *args)
+            assert options.train.learning_rate == 7e-4
+            assert options.model.d_model == 32
+            assert options.train.max_steps == 7
+
+    def test_preset_and_size_in_toml(self, toml):
+        """A file can name preset and size; flags win over it."""
+        path = toml('preset = "llama"\nsize = "gpu"\n')
+        options = parse(TrainOptions, "train", ["--config", path])
+        assert (options.preset, options.size) == ("llama", "gpu")
+        assert options.model.d_model == SIZES["gpu"]["d_model"]
+        assert options.model.tie_weights is False
+        options = parse(TrainOptions, "train", ["--config", path, "--preset", "gpt2"])
+        assert (options.preset, options.model.position) == ("gpt2", "learned")
+
+    @pytest.mark.parametrize("switch, value", [("--compile", True), ("--no-compile", False)])
+    def test_switch_with_a_third_state(self, switch, value):
+        """--compile and --no-compile are switches; without them the program chooses."""
+        assert parsed(switch).train.compile is value
+        assert parsed().train.compile is None
+
+    def test_every_flag_of_the_issue_is_there(self):
+        """The flags that were promised exist under their names."""
+        values = {
+            "run": "r", "preset": "gpt2", "tokenizer": "char", "vocab-size": 300,
+            "d-model": 48, "n-layers": 3, "n-heads": 6, "n-kv-heads": 2, "d-ff": 96,
+            "context-length": 24, "dropout": 0.25, "batch-size": 3, "accumulation-steps": 2,
+            "max-steps": 9, "optimizer": "adamw", "learning-rate": 0.01, "weight-decay": 0.2,
+            "schedule": "one_cycle", "warmup-steps": 4, "grad-clip": 0.5, "eval-interval": 3,
+            "patience": 2, "keep": 5, "dtype": "bfloat16", "device": "cpu", "seed": 42,
+            "out": "runs",
+        }  # fmt: skip
+        args = [part for name, value in values.items() for part in (f"--{name}", str(value))]
+        options = parsed("a.txt", "notes/", *args)
+        parts = {**vars(options), **vars(options.model), **vars(options.text)}
+        found = {**parts, **vars(options.train)}
+        for name, value in values.items():
+            assert found[name.replace("-", "_")] == value, name
+        assert options.text.paths == ("a.txt", "notes/")
+
+    def test_underscores_are_accepted_in_flags(self):
+        """--d_model is --d-model."""
+        assert parsed("--d_model", "32").model.d_model == 32
+
+
+class TestToml:
+    @pytest.mark.parametrize("preset", PRESETS)
+    @pytest.mark.parametrize("size", SIZES)
+    def test_round_trip(self, preset, size, tmp_path):
+        """What is written is read back equal, for each preset at each size."""
+        config = default_config(preset, size)
+        path = tmp_path / "config.toml"
+        path.write_text(to_toml(config), encoding="utf-8")
+        assert from_toml(path) == config
+
+    def test_round_trip_of_unusual_values(self, tmp_path):
+        """None over a default that is not, quotes, other scripts, lists, tiny numbers."""
+        config = with_values(
+            default_config("gpt2"),
+            dict(paths=['a "b"\n.txt', "小说/", "c:\\d"], n_kv_heads=2, learning_rate=1.5e-7,
+                 compile=False, device="cpu", patience=None, eval_interval=17),
+        )  # fmt: skip
+        path = tmp_path / "config.toml"
+        path.write_text(to_toml(config), encoding="utf-8", newline="\n")
+        assert from_toml(path) == config
+
+    def test_sections_only_group(self, toml):
+        """Flat and sectioned files mean the same."""
+        assert read_toml(Path(toml("d_model = 8\nseed = 3"))) == {"d_model": 8, "seed": 3}
+        sectioned = Path(toml("[model]\nd_model = 8\n[train]\nseed = 3"))
+        assert read_toml(sectioned) == {"d_model": 8, "seed": 3}
+
+    @pytest.mark.parametrize(
+        "text, message",
+        [
+            ("d_modle = 8", r"'d_modle'.*did you mean d_model"),
+            ("[train]\nlearning-rate = 1", r"'learning-rate'.*did you mean learning_rate"),
+            ("n_embd = 8", r"'n_embd'.*choices.*d_model"),
+            ('d_model = "8"', r"d_model '8': must be int"),
+            ("d_model = 8.0", r"d_model 8\.0: must be int"),
+            ("d_model = true", r"d_model True: must be int"),
+            ("bias = 1", r"bias 1: must be bool"),
+            ("dropout = false", r"dropout False: must be float"),
+            ("dtype = 3", r"dtype 3: must be str"),
+            ('paths = "a.txt"', r"paths 'a\.txt': must be a list of strings"),
+            ("paths = [1]", r"paths \[1\]: must be a list of strings"),
+            ("n_layers = 2021-01-01", r"n_layers .*: must be int"),
+        ],
+    )
+    def test_bad_setting(self, toml, text, message):
+        """An unknown name or a value of another type is a ConfigError that shows it."""
+        with pytest.raises(ConfigError, match=message):
+            parsed("--config", toml(text))
+
+    def test_whole_number_for_a_real_one(self, toml):
+        """1 is accepted where 1.0 is meant."""
+        value = parsed("--config", toml("grad_clip = 1")).train.grad_clip
+        assert value == 1.0 and isinstance(value, float)
+
+    @pytest.mark.parametrize("text", ["d_model = ", "[model", "\x00"])
+    def test_what_is_no_toml(self, toml, text):
+        """A damaged file is named."""
+        with pytest.raises(InputError, match="settings.toml is not valid TOML"):
+            parsed("--config", toml(text))
+
+    def test_what_is_no_text(self, tmp_path):
+        """A binary file or a missing one is named."""
+        (tmp_path / "b.toml").write_bytes(b"\xff\xfe")
+        with pytest.raises(InputError, match="b.toml"):
+            read_toml(tmp_path / "b.toml")
+        with pytest.raises(InputError, match="none.toml"):
+            read_toml(tmp_path / "none.toml")
+
+    def test_values_that_cannot_work_are_found_on_reading(self, tmp_path):
+        """A run's config.toml is checked like flags are."""
+        path = tmp_path / "config.toml"
+        path.write_text("[model]\nd_model = 30\nn_heads = 4\n")
+        with pytest.raises(ConfigError, match="30"):
+            from_toml(path)
+
+
+class TestHelp:
+    def help_text(self, verb, capsys, monkeypatch):
+        monkeypatch.setenv("COLUMNS", "400")
+        with pytest.raises(SystemExit) as exit:
+            parse(VERBS[verb], verb, ["--help"])
+        assert not exit.value.code
+        return capsys.readouterr().out
+
+    @pytest.mark.parametrize("verb", VERBS)
+    def test_every_field_has_its_comment_and_default(self, verb, capsys, monkeypatch):
+        """Each knob's flag is shown with the comment of its line and a default."""
+        text = self.help_text(verb, capsys, monkeypatch)
+        flat = " ".join(re.sub(r"[│╭╮╰╯─]", " ", text).split())
+        for owner, field in fields_of(VERBS[verb]):
+            comment = comment_of(owner, field)
+            assert len(comment) > 4, f"{owner.__name__}.{field} has no comment"
+            assert comment in flat, f"{field}: {comment}"
+            if field not in ("paths", "prompt"):
+                flag = rf"--{field.replace('_', '-')}\b.*?{re.escape(comment)} "
+                assert re.search(flag + r"\((default: .*?|repeatable)\)", flat), field
+
+    def test_names_are_unique(self):
+        """Flags can be flat because no name is used twice."""
+        parts = (RunConfig, GPTConfig, DataConfig, TrainConfig, SamplingConfig)
+        names = [f.name for part in parts for f in dataclasses.fields(part)]
+        assert len(set(names)) == len(names)
+
+    def test_defaults_are_those_of_the_chosen_preset(self, capsys, monkeypatch):
+        """--preset gpt2 --help shows that preset's values."""
+        monkeypatch.setenv("COLUMNS", "400")
+        with pytest.raises(SystemExit):
+            parse(TrainOptions, "train", ["--preset", "gpt2", "--help"])
+        out = capsys.readouterr().out
+        assert re.search(r"--position STR.*\(default: learned\)", out)
+        assert re.search(r"--optimizer STR.*\(default: adamw\)", out)
+
+
+def fields_of(options):
+    """The dataclass and the name of every knob of a verb's options."""
+    for field in dataclasses.fields(options):
+        default = field.default_factory
+        if dataclasses.is_dataclass(default):
+            yield from fields_of(default)
+        else:
+            owners = [
+                c for c in options.__mro__ if field.name in vars(c).get("__annotations__", ())
+            ]
+            yield owners[0], field.name
+
+
+def comment_of(owner, field):
+    """The comment on the field's line in the source."""
+    found = re.search(rf"^    {field}: .*?  # (.*)$", inspect.getsource(owner), re.MULTILINE)
+    return found[1] if found else ""
+
+
+NAN, INF = float("nan"), float("inf")
+BAD = [
+    ("d_model", 0, "1"), ("d_model", -8, "1"), ("d_model", 10**9, "65536"),
+    ("n_layers", 0, "1"), ("n_layers", 5000, "1000"),
+    ("n_heads", 0, "1"), ("n_kv_heads", 0, "1"), ("head_dim", -1, "1"), ("d_ff", 0, "1"),
+    ("context_length", 0, "1"), ("context_length", 10**9, "1048576"),
+    ("vocab_size", -1, "0"),
+    ("dropout", 1.0, "below 1"), ("dropout", -0.1, "0"), ("dropout", NAN, "0"),
+    ("norm_eps", 0.0, "positive"), ("rope_theta", INF, "positive"),
+    ("position", "rotarry", "did you mean rotary"),
+    ("norm", "rms", "rmsnorm"), ("feed_forward", "relu", "gelu, swiglu"),
+    ("encoding", "klingon", "utf-8"),
+    ("encoding_errors", "repalce", "did you mean replace"),
+    ("batch_size", 0, "1"), ("accumulation_steps", 0, "1"), ("max_steps", 0, "1"),
+    ("warmup_steps", -1, "0"), ("eval_interval", 0, "1"), ("patience", 0, "1"),
+    ("keep", 0, "1"), ("profile", -1, "0"), ("seed", -1, "0"), ("seed", 2**63, "0"),
+    ("learning_rate", 0.0, "above 0"), ("learning_rate", -1.0, "above 0"),
+    ("learning_rate", NAN, "finite"), ("learning_rate", INF, "finite"),
+    ("learning_rate", 100.0, "10"),
+    ("weight_decay", -0.1, "0 or more"), ("grad_clip", -1.0, "0 or more"),
+    ("grad_clip", NAN, "finite"), ("min_learning_rate", 1.5, "0 to 1"),
+    ("dtype", "bfloat15", "did you mean bfloat16"),
+]  # fmt: skip
+
+
+class TestLimits:
+    @pytest.mark.parametrize("name, value, limit", BAD)
+    def test_bad_value(self, name, value, limit):
+        """The error holds the name, the value and the limit or the choices."""
+        config = dataclasses.replace(default_config())
+        owner = next(p for p in ("model", "text", "train") if hasattr(getattr(config, p), name))
+        part = dataclasses.replace(getattr(config, owner), **{name: value})
+        with pytest.raises(ConfigError) as caught:
+            dataclasses.replace(config, **{owner: part}).validate()
+        message = str(caught.value)
+        assert name in message and str(value) in message and limit in message
+        assert "\n" not in message
+
+    @pytest.mark.parametrize(
+        "name, value",
+        [
+            ("max_new_tokens", -1), ("temperature", -0.5), ("temperature", NAN),
+            ("temperature", 101.0), ("top_k", 0), ("top_p", 0.0), ("top_p", 1.5), ("min_p", 0.0),
+            ("min_p", NAN), ("repetition_penalty", 0.0), ("repetition_penalty", -1.0),
+            ("sample_seed", -1),
+        ],
+    )  # fmt: skip
+    def test_bad_sampling(self, name, value):
+        """Sampling settings have limits, too."""
+        with pytest.raises(ConfigError, match=rf"{name}.*{re.escape(str(value))}"):
+            SamplingConfig(**{name: value}).validate()
+
+    @pytest.mark.parametrize(
+        "shape, words",
+        [
+            (dict(d_model=100, n_heads=3), ["d_model 100", "n_heads 3", "--n-heads", "multiple"]),
+            (dict(d_model=30, n_heads=2, position="rotary"), ["15", "odd", "learned"]),
+            (dict(d_model=64, n_heads=4, n_kv_heads=3), ["n_heads 4", "n_kv_heads 3"]),
+            (dict(d_model=64, n_heads=4, n_kv_heads=8), ["n_heads 4", "n_kv_heads 8"]),
+        ],
+    )
+    def test_values_that_do_not_fit_together(self, shape, words):
+        """The values, the limit and a remedy are in the message."""
+        with pytest.raises(ConfigError) as caught:
+            GPTConfig(**shape).validate()
+        for word in words:
+            assert word in str(caught.value)
+
+    def test_the_proposed_head_count_works(self):
+        """Doing what the message says helps."""
+        with pytest.raises(ConfigError) as caught:
+            GPTConfig(d_model=100, n_heads=3).validate()
+        (heads,) = map(int, re.findall(r"--n-heads (\d+)", str(caught.value)))
+        GPTConfig(d_model=100, n_heads=heads).validate()
+
+    @pytest.mark.parametrize("preset", PRESETS)
+    @pytest.mark.parametrize("size", SIZES)
+    def test_presets_are_valid(self, preset, size):
+        """Each preset at each size passes its own checks."""
+        config = default_config(preset, size).validate()
+        assert (config.preset, config.size) == (preset, size)
+
+    def test_paths_and_data_exclude_each_other(self):
+        """Both a path and a corpus are refused."""
+        with pytest.raises(ConfigError, match="shakespeare"):
+            DataConfig(("a.txt",), data="shakespeare").validate()
+
+    def test_standard_input_once(self):
+        """- can be given once only."""
+        with pytest.raises(ConfigError, match="more than once"):
+            DataConfig(("-", "-")).validate()
+
+    @pytest.mark.parametrize("kind, name", [("preset", "gpt3"), ("size", "cpuu")])
+    def test_unknown_preset_and_size(self, kind, name):
+        """The nearest name is proposed."""
+        with pytest.raises(ConfigError, match=f"unknown {kind} '{name}': did you mean"):
+            default_config(**{kind: name})
+
+    def test_flat_values_has_every_field(self):
+        """flat_values and with_values are inverse."""
+        config = default_config("llama", "gpu")
+        values = flat_values(config)
+        assert with_values(RunConfig(), values) == config
+        n_fields = sum(len(dataclasses.fields(c)) for c in (GPTConfig, DataConfig, TrainConfig))
+        assert len(values) == n_fields + 2
+
+    @pytest.mark.parametrize(
+        "args, message",
+        [
+            (["--d-modle", "32"], r"--d-modle.*--d-model"),
+            (["--learning-rat", "1"], r"--learning-rat.*--learning-rate"),
+            (["--d-model", "abc"], r"d-model.*abc"),
+            (["--d-model", "1.5"], r"d-model.*1\.5"),
+            (["--learning-rate", "fast"], r"learning-rate.*fast"),
+            (["--d-model"], r"d-model"),
+            (["--compile=maybe"], r"compile"),
+        ],
+    )
+    def test_flags_that_cannot_be_understood(self, args, message):
+        """One line that names the flag, and the nearest one where there is none."""
+        with pytest.raises(ConfigError, match=message) as caught:
+            parsed(*args)
+        assert "\n" not in str(caught.value) and "│" not in str(caught.value)
