@@ -1,6 +1,6 @@
 """Draws the losses of a run folder's metrics.jsonl as a picture.
 
-    python benchmarks/plot_loss.py checkpoints/my-run loss.png
+python benchmarks/plot_loss.py checkpoints/my-run loss.png
 """
 
 from __future__ import annotations

@@ -116,3 +116,37 @@ def test_examples_in_docstrings(room):
 
     result = doctest.testmod(importlib.import_module(f"myllm.{room}"))
     assert not result.failed
+
+
+NETWORK = {"socket", "http", "urllib", "requests", "httpx", "ssl", "ftplib", "huggingface_hub"}
+
+
+@pytest.mark.parametrize("room", sorted(set(MAY_IMPORT) - {"corpora"}))
+def test_no_network_in(room):
+    """Law 9, by reading: only the room of downloads can reach the network."""
+    assert not {name.split(".")[0] for name in imports_of(room)} & NETWORK
+
+
+def test_nothing_from_the_network_is_needed(tmp_path, monkeypatch, longer_text):
+    """Law 9, by trying: all verbs work where every connection is refused."""
+    import socket
+
+    from myllm.cli import main
+
+    def refuse(*args, **kwargs):
+        raise AssertionError(f"a connection was tried: {args}")
+
+    for name in ("connect", "connect_ex", "sendto"):
+        monkeypatch.setattr(socket.socket, name, refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.chdir(tmp_path)
+    Path("text.txt").write_text(longer_text, encoding="utf-8")
+    tiny = "--d-model 16 --n-layers 1 --n-heads 2 --context-length 8 --max-steps 2 --device cpu"
+    for command in (
+        f"train text.txt {tiny}",
+        "train --resume text --max-steps 3",
+        "generate the --max-new-tokens 2",
+        "evaluate text.txt",
+        "prepare text.txt --out prepared",
+    ):
+        assert main(command.split()) == 0, command

@@ -300,6 +300,7 @@ class TestTrainer:
             trainer.train()
         assert trainer.step == 0
 
+    @pytest.mark.filterwarnings("ignore:Error detected")
     def test_detect_anomaly_names_the_operation(self, tokens, model_config):
         class BadBackward(torch.autograd.Function):
             @staticmethod
