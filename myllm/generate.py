@@ -94,7 +94,7 @@ class TextGenerator:
         """The ids that follow `ids`, up to end of text (which is not given out)."""
         seed = secrets.randbits(62) if sampling.sample_seed is None else sampling.sample_seed
         ids = list(ids)
-        window = _Window(self.model)
+        window = TextWindow(self.model)
         for _ in range(sampling.max_new_tokens):
             with self._evaluating():
                 logits = window.next_logits(ids)  # (V,)
@@ -110,7 +110,7 @@ class TextGenerator:
         """The k likeliest next tokens after `prompt`, as text, with their probabilities."""
         ids = self.encode_prompt(prompt)
         with self._evaluating():
-            probabilities = _Window(self.model).next_logits(ids).float().softmax(-1)  # (V,)
+            probabilities = TextWindow(self.model).next_logits(ids).float().softmax(-1)  # (V,)
         values, best = probabilities.topk(min(k, len(probabilities)))
         return [(self._shown(id), p) for id, p in zip(best.tolist(), values.tolist())]
 
@@ -131,7 +131,7 @@ class TextGenerator:
             self.model.train(was_training)
 
 
-class _Window:
+class TextWindow:
     """Feeds a growing text to a model, each token once while the context has room.
 
     When it is full, the older half is let go and the rest read anew: on average two tokens are
