@@ -159,7 +159,7 @@ def open_token_file(folder: Path) -> TokenFile:
     n_tokens = sidecar["n_tokens"]
     if tokens.shape != (n_tokens,) or tokens.dtype != _id_dtype(tokenizer):
         raise InputError(f"{folder / 'tokens.npy'} is not what tokens.json describes; {remedy}")
-    if int(tokens.max()) >= tokenizer.vocab_size:
+    if _largest_id(folder / "tokens.npy", tokens.dtype) >= tokenizer.vocab_size:
         raise InputError(f"{folder / 'tokens.npy'} has ids beyond its vocabulary; {remedy}")
     train_ranges, val_ranges = split_ranges(n_tokens)
     counts = {name: sidecar[name] for name in ("n_characters", "n_bytes", "n_documents")}
@@ -291,6 +291,17 @@ def _write_header(file: BinaryIO, dtype: np.dtype, n_tokens: int) -> None:
     file.seek(0)
     header = {"descr": dtype.str, "fortran_order": False, "shape": (n_tokens,)}
     np.lib.format.write_array_header_1_0(file, header)
+
+
+def _largest_id(path: Path, dtype: np.dtype) -> int:
+    """Reads the file in blocks: pages of a mapped file would stay in memory."""
+    largest = 0
+    with path.open("rb") as file:
+        np.lib.format.read_magic(file)
+        np.lib.format.read_array_header_1_0(file)
+        while block := file.read(1 << 24):
+            largest = max(largest, int(np.frombuffer(block, dtype).max()))
+    return largest
 
 
 def _id_dtype(tokenizer: Tokenizer) -> np.dtype:
