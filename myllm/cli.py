@@ -369,12 +369,26 @@ def main(args: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         print(f"myllm: {' '.join(str(error).split())}", file=sys.stderr)
         return error.exit_code
+    except RuntimeError as error:
+        return _out_of_memory(error)
     except KeyboardInterrupt:
         print("myllm: interrupted", file=sys.stderr)
         return Interrupted("", signal.SIGINT).exit_code
     except BrokenPipeError:  # the reader of our output has left, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def _out_of_memory(error: RuntimeError) -> int:
+    """Tells of a model that does not fit; any other `RuntimeError` is ours, and goes on."""
+    from myllm.device import out_of_memory
+
+    remedy = "take a smaller --d-model, --n-layers, --vocab-size or --batch-size"
+    known = out_of_memory(error, remedy)
+    if known is None:
+        raise error
+    print(f"myllm: {known}", file=sys.stderr)
+    return known.exit_code
 
 
 def _dispatch(args: list[str]) -> int:

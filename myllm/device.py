@@ -78,7 +78,8 @@ def peak_memory_bytes(device: torch.device) -> int:
 def out_of_memory(error: RuntimeError, remedy: str) -> OutOfMemoryError | None:
     """The error to raise in place of `error`, if that says that memory ran out."""
     text = str(error)
-    if isinstance(error, torch.OutOfMemoryError) or "not enough memory" in text:
+    on_cpu = re.search(r"(can't allocate|not enough) memory", text)  # Linux and macOS; Windows
+    if isinstance(error, torch.OutOfMemoryError) or on_cpu:
         asked = re.search(r"allocate ([\d.]+ ?\w+)", text)
         amount = f" (asked for {asked[1]} more)" if asked else ""
         return OutOfMemoryError(f"out of memory{amount}: {remedy}")

@@ -354,6 +354,12 @@ class TestHappyPaths:
         assert run("generate", text[:9], "--max-new-tokens", "20").code == 0
         assert run("evaluate", name).code == 0
 
+    def test_model_that_fits_nowhere(self, here, run):
+        """Exit 6, and which settings to make smaller."""
+        Path("a.txt").write_text(words())
+        huge = ["--d-model", "65536", "--n-heads", "4096", "--head-dim", "4096"]  # terabytes
+        assert_refused(run("train", "a.txt", *huge, "--device", "cpu"), 6, "--d-model")
+
     def test_file_whose_name_is_not_utf8(self, here, run):
         """A name that cannot be written down is refused, and no run is begun."""
         if sys.platform != "linux":
