@@ -282,8 +282,7 @@ class BPETokenizer(Tokenizer):
             initial_alphabet=_BYTE_NAMES,
             show_progress=False,
         )
-        parts = (part for text in iterate_texts(source) for part in _line_parts(text))
-        engine.train_from_iterator(map(_without_surrogates, parts), trainer)
+        engine.train_from_iterator(map(_without_surrogates, iterate_texts(source)), trainer)
         model = json.loads(engine.to_str())["model"]
         vocab = dict(sorted(model["vocab"].items(), key=lambda item: item[1]))
         merges = [(left, right) for left, right in model["merges"]]
@@ -363,15 +362,6 @@ def iterate_texts(source: TextSource) -> Iterator[str]:
     else:
         for item in source:
             yield from iterate_texts(item)
-
-
-def _line_parts(text: str, size: int = 1 << 16) -> Iterator[str]:
-    """`text` in parts cut after a line: the library holds 256 of them, and counts in parallel."""
-    start = 0
-    while start < len(text):
-        end = text.find("\n", start + size) + 1 or len(text)
-        yield text[start:end]
-        start = end
 
 
 def _without_surrogates(text: str) -> str:
