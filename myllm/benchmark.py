@@ -5,13 +5,20 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from myllm.config import GPTConfig, TrainConfig
-from myllm.device import autocast, choose_device, choose_dtype, peak_memory_bytes, synchronize
-from myllm.evaluate import cross_entropy
+from myllm.device import (
+    autocast,
+    choose_attention,
+    choose_device,
+    choose_dtype,
+    peak_memory_bytes,
+    synchronize,
+)
+from myllm.evaluate import language_loss
 from myllm.model import GPTModel, KVCache
 from myllm.optim import build_optimizer
 
@@ -74,8 +81,8 @@ def benchmark_training_step(
 
     def step() -> None:
         with autocast(device, precision):
-            logits = model(tokens)
-        cross_entropy(logits, tokens).backward()
+            loss = language_loss(model, tokens, tokens)
+        loss.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
@@ -124,7 +131,8 @@ def run_benchmark(
     """
     device = choose_device(train.device)
     peak = measure_peak_flops(device, choose_dtype(device, train.dtype))
-    model = GPTModel(config).to(device)
+    attention = config.attention or choose_attention(device)
+    model = GPTModel(replace(config, attention=attention)).to(device)
     B, T = train.batch_size, config.context_length
     return peak, {
         "forward": benchmark_forward(model, B, T, n_iterations),

@@ -84,14 +84,14 @@ def _started(options: TrainOptions, config: RunConfig) -> tuple[Trainer, TokenFi
     from myllm.checkpoint import RunFolder
     from myllm.corpora import download_corpus, python_docs
     from myllm.data import fitting_context, prepare, text_name
-    from myllm.device import choose_device
+    from myllm.device import choose_attention, choose_device
     from myllm.model import ATTENTIONS
     from myllm.optim import OPTIMIZERS, SCHEDULES
     from myllm.tokenizer import TOKENIZERS
 
     # before minutes of preparing: is all there that the configuration names?
-    choose_device(config.train.device)
-    lookup("attention", config.model.attention, ATTENTIONS)
+    device = choose_device(config.train.device)
+    lookup("attention", config.model.attention or "flash", ATTENTIONS)
     lookup("optimizer", config.train.optimizer, OPTIMIZERS)
     lookup("schedule", config.train.schedule, SCHEDULES)
     lookup("tokenizer", config.text.tokenizer, TOKENIZERS)
@@ -108,6 +108,7 @@ def _started(options: TrainOptions, config: RunConfig) -> tuple[Trainer, TokenFi
         config.model,
         vocab_size=token_file.tokenizer.vocab_size,
         context_length=fitting_context(token_file, config.model.context_length),
+        attention=config.model.attention or choose_attention(device),
     )
     if "-" in text.paths:  # standard input cannot be read twice; its copy can
         paths = tuple(str(source) for source in token_file.source_paths)
@@ -127,7 +128,13 @@ def _resumed(options: TrainOptions, config: RunConfig) -> tuple[Trainer, TokenFi
     run = find_run(Path(options.out), options.resume)
     saved = run.config
     new, old = flat_values(config), flat_values(saved)
-    fixed = ["preset", "size", *(f.name for f in dataclasses.fields(GPTConfig)), "tokenizer"]
+    fixed = [
+        "preset",
+        "size",
+        *(f.name for f in dataclasses.fields(GPTConfig)),
+        "tokenizer",
+        "val_split",
+    ]
     changed = [n for n in fixed if new[n] != old[n] and n not in ("dropout", "attention")]
     if changed:
         what = ", ".join(f"{name} {old[name]} → {new[name]}" for name in changed)

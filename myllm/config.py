@@ -26,6 +26,7 @@ NORM_NAMES = ("layernorm", "rmsnorm")
 FEED_FORWARD_NAMES = ("gelu", "swiglu")
 DTYPE_NAMES = ("bfloat16", "float16", "float32")
 ENCODING_ERRORS = ("strict", "replace", "ignore")
+VAL_SPLITS = ("spread", "end")
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class GPTConfig:
     qk_norm: bool = False  # normalise queries and keys per head before attention
     rope_theta: float = 10000.0  # base of the rotary wavelengths
     tie_weights: bool = True  # the output head shares the token embedding's weights
-    attention: str = "flash"  # flash (fused kernel), manual (spelled out); they agree
+    attention: str | None = None  # flash (fused kernel), manual; they agree (None: the faster)
 
     def validate(self) -> GPTConfig:
         """Checks every value and how they fit together.
@@ -129,11 +130,13 @@ class DataConfig:
     tokenizer: str = "bpe"  # bpe (byte pairs, any text), char (one token per character)
     encoding: str = "utf-8"  # how the text files are encoded
     encoding_errors: str = "strict"  # undecodable bytes: strict, replace, ignore
+    val_split: str = "spread"  # which tenth is held out: spread (ten pieces), end (the last)
     data_dir: str = "data"  # folder for token files and downloads; safe to delete
 
     def validate(self) -> DataConfig:
         """Raises `ConfigError` for a value that cannot work; returns itself."""
         lookup("encoding_errors", self.encoding_errors, ENCODING_ERRORS)
+        lookup("val_split", self.val_split, VAL_SPLITS)
         try:
             "".encode(self.encoding)
         except (LookupError, UnicodeError):
@@ -166,7 +169,8 @@ class TrainConfig:
     patience: int | None = None  # stop after so many evaluations without a better loss
     keep: int = 2  # checkpoints kept besides the best one
     dtype: str | None = None  # float32, bfloat16, float16 (None: what is fastest here)
-    compile: bool | None = None  # torch.compile the model (None: on CUDA, where it pays)
+    compile: bool | None = None  # torch.compile the blocks (None: where the run is long enough)
+    activation_checkpointing: bool = False  # far less memory, a third more time
     device: str | None = None  # cpu, cuda, cuda:1, mps (None: the best one here)
     seed: int = 1  # all randomness follows from it
     tensorboard: bool = False  # also write TensorBoard events into the run folder

@@ -63,11 +63,11 @@ class TokenFile:
         return np.load(self.folder / "tokens.npy", mmap_mode="r", allow_pickle=False)
 
 
-def split_ranges(n_tokens: int) -> tuple[list[Range], list[Range]]:
+def split_ranges(n_tokens: int, val_split: str = "spread") -> tuple[list[Range], list[Range]]:
     """Training and validation ranges of a text of `n_tokens`: disjoint, and together all of it.
 
-    A tenth (of a long text less) is held out, in up to ten pieces spread evenly, because the last
-    tenth alone is often of another kind than the rest.
+    A tenth (of a long text less) is held out: `spread` in up to ten pieces, because the last
+    tenth alone is often of another kind than the rest; or the `end`, as published figures do.
 
     Raises:
         InputError: fewer than `MIN_TOKENS`.
@@ -77,7 +77,9 @@ def split_ranges(n_tokens: int) -> tuple[list[Range], list[Range]]:
             f"the text has {n_tokens} tokens, the least is {MIN_TOKENS}: give a longer text "
             "(2,000 characters are enough to try, 1,000,000 to see it learn)"
         )
-    held_out = min(int(n_tokens * VALIDATION_SHARE), VALIDATION_MAX_TOKENS)
+    held_out = min(n_tokens - int(n_tokens * (1 - VALIDATION_SHARE)), VALIDATION_MAX_TOKENS)
+    if val_split == "end":
+        return [(0, n_tokens - held_out)], [(n_tokens - held_out, n_tokens)]
     n_pieces = max(1, min(VALIDATION_PIECES, held_out // 256))
     length = max(2, held_out // n_pieces)
     val = [
@@ -114,7 +116,7 @@ def prepare(
         DiskFullError: no room for the token file.
     """
     if len(config.paths) == 1 and os.path.isfile(os.path.join(config.paths[0], "tokens.json")):
-        found = open_token_file(Path(config.paths[0]))
+        found = open_token_file(Path(config.paths[0]), config.val_split)
         if tokenizer is not None and found.tokenizer.content_hash != tokenizer.content_hash:
             raise InputError(f"{config.paths[0]} was prepared with another tokenizer")
         return found
@@ -128,7 +130,7 @@ def prepare(
     if folder.exists():
         try:
             if _sidecar(folder)["key"] == key:
-                return open_token_file(folder)
+                return open_token_file(folder, config.val_split)
         except InputError:
             if out is None:  # ours, and damaged: make it anew
                 shutil.rmtree(folder)
@@ -138,11 +140,15 @@ def prepare(
         if tokenizer is None:
             tokenizer = _train_tokenizer(sources, config, vocab_size, n_bytes)
         _write_tokens(unfinished, sources, config, tokenizer, fingerprint, key)
-    return open_token_file(folder)
+    return open_token_file(folder, config.val_split)
 
 
-def open_token_file(folder: Path) -> TokenFile:
+def open_token_file(folder: Path, val_split: str = "spread") -> TokenFile:
     """Opens a prepared folder and checks that its parts belong together.
+
+    Args:
+        folder: made by `prepare`.
+        val_split: which part of it is held out (see `split_ranges`).
 
     Raises:
         InputError: something is missing, damaged or of another tokenizer.
@@ -161,7 +167,7 @@ def open_token_file(folder: Path) -> TokenFile:
         raise InputError(f"{folder / 'tokens.npy'} is not what tokens.json describes; {remedy}")
     if _largest_id(folder / "tokens.npy", tokens.dtype) >= tokenizer.vocab_size:
         raise InputError(f"{folder / 'tokens.npy'} has ids beyond its vocabulary; {remedy}")
-    train_ranges, val_ranges = split_ranges(n_tokens)
+    train_ranges, val_ranges = split_ranges(n_tokens, val_split)
     counts = {name: sidecar[name] for name in ("n_characters", "n_bytes", "n_documents")}
     return TokenFile(
         folder, tokenizer, n_tokens, text_hash=sidecar["text_hash"],

@@ -46,11 +46,22 @@ def choose_dtype(device: torch.device, name: str | None = None) -> torch.dtype:
     return torch.float32
 
 
+def choose_attention(device: torch.device) -> str:
+    """The kind of attention that is faster on the device (docs/benchmarks.md has the figures)."""
+    return "manual" if device.type == "cpu" else "flash"
+
+
 def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[object]:
     """Mixed precision: products in `dtype`, weights and sums in float32. Re-enterable."""
     if dtype == torch.float32:
         return nullcontext()
     return torch.autocast(device.type, dtype)
+
+
+def use_fast_products(device: torch.device) -> None:
+    """Lets CUDA multiply what is left in float32 with TensorFloat-32: eight times as fast."""
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high")
 
 
 def synchronize(device: torch.device) -> None:

@@ -11,11 +11,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from myllm.errors import InputError
 from myllm.model import GPTModel
 
 IGNORED = -100  # a target that is padding
+LOGITS_AT_ONCE = 1 << 25  # numbers; more than that would dominate the memory of a step
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,35 @@ class Evaluation:
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     """Mean loss in nats: logits (B, T, V), targets (B, T) → a float32 scalar."""
     return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED)
+
+
+def language_loss(model: GPTModel, tokens: Tensor, targets: Tensor) -> Tensor:
+    """The mean loss of a batch in nats, without ever holding all of its logits.
+
+    Where they are many, they are computed for some rows at a time, and again in the backward
+    pass: a third more time for the head, and for a vocabulary of 50,257 and 16 windows of 1,024
+    tokens 8 GB less.
+
+    Args:
+        model: gives features and head.
+        tokens: (B, T).
+        targets: (B, T); `IGNORED` counts for nothing.
+
+    Returns:
+        A float32 scalar.
+    """
+    features = model.features(tokens)  # (B, T, C)
+    rows = max(1, LOGITS_AT_ONCE // model.config.vocab_size)
+    if targets.numel() <= rows:
+        return cross_entropy(model.lm_head(features), targets)
+
+    def summed(part: Tensor, labels: Tensor) -> Tensor:
+        logits = model.lm_head(part).float()  # (rows, V)
+        return F.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="sum")
+
+    parts = zip(features.flatten(0, 1).split(rows), targets.flatten().split(rows))
+    losses = [checkpoint(summed, part, labels, use_reentrant=False) for part, labels in parts]
+    return torch.stack(losses).sum() / (targets != IGNORED).sum()
 
 
 @torch.inference_mode()
@@ -67,9 +98,9 @@ def evaluate(
     try:
         for inputs, targets in _windows(tokens, ranges, model.config.context_length, batch_size):
             with autocast or nullcontext():
-                logits = model(inputs.to(device))
+                loss = language_loss(model, inputs.to(device), targets.to(device))
             counted = targets[targets != IGNORED]
-            nats += cross_entropy(logits, targets.to(device)).item() * len(counted)
+            nats += loss.item() * len(counted)
             n_tokens += len(counted)
             n_bytes += int(byte_counts[counted.numpy()].sum())
     finally:

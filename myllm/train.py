@@ -19,13 +19,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from myllm.acceleration import checked_device, compile_blocks, compiling_pays, uncompiled
 from myllm.checkpoint import Checkpoint, RunFolder, load_weights, model_tensors
 from myllm.config import TrainConfig
 from myllm.dataset import TextDataset
 from myllm.debug import StepProfiler, nonfinite_report
-from myllm.device import autocast, choose_device, choose_dtype, out_of_memory
+from myllm.device import (
+    autocast,
+    choose_device,
+    choose_dtype,
+    out_of_memory,
+    use_fast_products,
+)
 from myllm.errors import InputError, Interrupted, NonFiniteError
-from myllm.evaluate import Evaluation, cross_entropy, evaluate
+from myllm.evaluate import Evaluation, evaluate, language_loss
 from myllm.model import GPTModel
 from myllm.optim import (
     build_optimizer,
@@ -116,9 +123,13 @@ class Trainer:
                 f"the dataset's batches have {train_data.batch_size} windows, but batch_size × "
                 f"accumulation_steps is {expected}"
             )
-        self.device = choose_device(config.device)
+        self.device = checked_device(
+            model, train_data.batch(0)[0], choose_device(config.device), config.device is not None
+        )
         self.dtype = choose_dtype(self.device, config.dtype)
+        use_fast_products(self.device)
         self.model = model.to(self.device)
+        self.model.recompute = config.activation_checkpointing
         self.train_data, self.val_tokens = train_data, val_tokens
         n_val = 0 if val_tokens is None else len(val_tokens)
         self.val_ranges = [(0, n_val)] if val_ranges is None else list(val_ranges)
@@ -185,9 +196,9 @@ class Trainer:
         total = torch.zeros((), device=self.device)
         with self._memory_watched(), self._anomaly_watched():
             for inputs, labels in zip(tokens.chunk(k), targets.chunk(k)):
+                inputs, labels = (t.to(self.device, non_blocking=True) for t in (inputs, labels))
                 with autocast(self.device, self.dtype):
-                    logits = self.model(inputs.to(self.device, non_blocking=True))  # (B, T, V)
-                loss = cross_entropy(logits, labels.to(self.device, non_blocking=True)) / k
+                    loss = language_loss(self.model, inputs, labels) / k
                 self.scaler.scale(loss).backward()
                 total += loss.detach()
             self.scaler.unscale_(self.optimizer)
@@ -229,6 +240,7 @@ class Trainer:
         at_end = self.step == self.config.max_steps
         return at_end or self.step % self.config.evaluation_steps == 0
 
+    @uncompiled()
     def _evaluate_and_save(self, grad_norm: float, tokens_per_second: float) -> None:
         p, start = self.progress, time.perf_counter()
         measured = self.evaluate()
@@ -373,24 +385,14 @@ class Trainer:
         return _anomalies_named(lambda: self.step)
 
     def _compile_if_it_pays(self) -> None:
-        """Compiles the model in place, which keeps the weights' names; falls back to eager."""
+        flops = self.model.estimate_flops_per_token() * self._tokens_per_step
         wanted = self.config.compile
         if wanted is None:
-            wanted = self.device.type == "cuda" and self.config.max_steps - self.step >= 200
-        if not wanted:
-            return
-        try:
-            self.model.compile(dynamic=False)
-            shape = (self.config.batch_size, self.train_data.context_length)
-            with autocast(self.device, self.dtype):
-                probe = self.model(torch.zeros(shape, dtype=torch.long, device=self.device))
-            probe.sum().backward()
-        except Exception as error:  # the compiler's own errors have no common base
-            self.model._compiled_call_impl = None
-            reason = (str(error).strip().splitlines() or [""])[0]
-            log.warning("not compiled: %s (%s)", type(error).__name__, reason[:100])
-        finally:
-            self.model.zero_grad(set_to_none=True)
+            wanted = compiling_pays(self.device, flops * self.config.max_steps)
+        if wanted:
+            tokens = self.train_data.batch(self.step)[0][: self.config.batch_size]
+            precision = autocast(self.device, self.dtype)
+            compile_blocks(self.model.train(), tokens.to(self.device), precision)
 
 
 def _open_tensorboard(run: RunFolder) -> Any:

@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parent.parent / "myllm"
 LOW = {"errors", "config", "tokenizer"}
 MIDDLE = LOW | {"model", "optim", "device", "sources", "data", "dataset", "debug", "corpora"}
-HIGH = MIDDLE | {"checkpoint", "evaluate"}
+HIGH = MIDDLE | {"checkpoint", "evaluate", "acceleration"}
 MAY_IMPORT: dict[str, set[str]] = {
     "__init__": set(),
     "__main__": {"cli"},
@@ -27,6 +27,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "dataset": {"errors"},
     "checkpoint": LOW | {"model", "optim"},
     "evaluate": LOW | {"model"},
+    "acceleration": LOW | {"model", "evaluate"},
     "generate": LOW | {"model", "device", "checkpoint"},
     "chat": LOW | {"generate"},
     "train": HIGH,

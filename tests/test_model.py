@@ -10,7 +10,7 @@ import torch
 
 from myllm.config import GPTConfig, default_config
 from myllm.errors import ConfigError, InputError
-from myllm.model import ATTENTIONS, FlashAttention, GPTModel, KVCache, MultiHeadAttention
+from myllm.model import ATTENTIONS, Dropout, FlashAttention, GPTModel, KVCache, MultiHeadAttention
 
 VARIANTS = [
     dict(position=position, norm=norm, feed_forward=ff, n_kv_heads=kv, qk_norm=qk, bias=bias)
@@ -31,9 +31,10 @@ SHAPE = GPTConfig(vocab_size=61, context_length=16, d_model=32, n_layers=2, n_he
     params=[(variant, name) for variant in VARIANTS for name in ATTENTIONS],
     ids=lambda p: "-".join(map(str, [*p[0].values(), p[1]])),
 )
-def variant(request) -> GPTModel:
+def variant(request, monkeypatch) -> GPTModel:
     """A model of each variant, with weights large enough that mistakes show."""
     changes, attention = request.param
+    monkeypatch.setattr("myllm.model.QUERY_BLOCK", 5)  # the short texts here have joints, too
     torch.manual_seed(1)
     model = GPTModel(dataclasses.replace(SHAPE, attention=attention, **changes)).eval()
     with torch.no_grad():
@@ -88,6 +89,28 @@ class TestGPTModel:
         torch.testing.assert_close(twin(tokens), variant(tokens), atol=1e-5, rtol=1e-4)
         kind = FlashAttention if other == "flash" else MultiHeadAttention
         assert type(twin.blocks[0].attention) is kind
+
+    def test_dropout_keeps_the_mean_and_follows_the_seed(self):
+        dropout, x = Dropout(0.2), torch.ones(1000, 101)
+        torch.manual_seed(3)
+        first = dropout(x)
+        torch.manual_seed(3)
+        assert torch.equal(dropout(x), first)
+        assert not torch.equal(dropout(x), first)
+        assert (first == 0).float().mean().item() == pytest.approx(0.2, abs=0.005)
+        assert first.mean().item() == pytest.approx(1, abs=0.01)
+        assert torch.equal(dropout.eval()(x), x)
+
+    @pytest.mark.parametrize("dropout", [0.0, 0.2])
+    def test_recomputed_blocks_give_the_same_gradients(self, model_config, dropout):
+        model = GPTModel(dataclasses.replace(model_config, dropout=dropout))
+        found = []
+        for model.recompute in (False, True):
+            model.zero_grad()
+            torch.manual_seed(4)
+            model(random_tokens()).square().mean().backward()
+            found.append([p.grad.clone() for p in model.parameters()])
+        assert all(torch.equal(a, b) for a, b in zip(*found))
 
     def test_every_weight_is_initialised(self, variant):
         with torch.no_grad():
