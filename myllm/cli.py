@@ -10,6 +10,7 @@ import logging
 import os
 import signal
 import sys
+import time
 import traceback
 import typing
 from collections.abc import Callable, Sequence
@@ -45,6 +46,7 @@ if typing.TYPE_CHECKING:
     from myllm.train import Progress, Trainer
 
 log = logging.getLogger("myllm")
+_BEGAN = time.monotonic()
 
 # ------------------------------------------------------------------------------ train
 
@@ -116,9 +118,28 @@ def _started(options: TrainOptions, config: RunConfig) -> tuple[Trainer, TokenFi
     config = dataclasses.replace(
         config, model=model, text=dataclasses.replace(text, data=None)
     ).validate()
+    if config.train.minutes is not None:
+        config = _fitted(config, options.named, token_file)
     trainer = _build_trainer(config, token_file)
     trainer.attach(RunFolder.create(Path(options.out), name, config, token_file.tokenizer))
     return trainer, token_file
+
+
+def _fitted(config: RunConfig, named: Sequence[str], token_file: TokenFile) -> RunConfig:
+    from myllm.data import fitting_context
+    from myllm.recipe import fit_to_time
+
+    if "size" in named:
+        raise ConfigError("both --size and --minutes choose the model's shape: give one of them")
+    n_train, n_val = (
+        sum(end - start for start, end in ranges)
+        for ranges in (token_file.train_ranges, token_file.val_ranges)
+    )
+    spent_s = time.monotonic() - _BEGAN
+    config = fit_to_time(config, named, n_train, n_val, spent_s)
+    context = fitting_context(token_file, config.model.context_length)
+    model = dataclasses.replace(config.model, context_length=context)
+    return dataclasses.replace(config, model=model)
 
 
 def _resumed(options: TrainOptions, config: RunConfig) -> tuple[Trainer, TokenFile]:

@@ -4,7 +4,7 @@ A knob is one field of one dataclass here, with a comment that is its help text.
 line, `--help`, the TOML file and the run folder all read these dataclasses; nothing lists the
 fields a second time. Field names are unique over the dataclasses, so that flags can be flat.
 
-Precedence: default < preset < size < TOML file < command line.
+Precedence: default < preset < size < minutes < TOML file < command line.
 """
 
 from __future__ import annotations
@@ -155,6 +155,7 @@ class DataConfig:
 class TrainConfig:
     """How the model is trained."""
 
+    minutes: float | None = None  # time for the run: chooses shape, batch and steps to fit it
     batch_size: int = 16  # windows in one forward pass
     accumulation_steps: int = 1  # forward passes whose gradients make one step
     max_steps: int = 1000  # optimizer steps in all
@@ -201,6 +202,8 @@ class TrainConfig:
             if not math.isfinite(value) or value < 0 or (above_zero and value == 0):
                 limit = "above 0" if above_zero else "0 or more"
                 raise ConfigError(f"{name} {value}: must be a finite number, {limit}")
+        if self.minutes is not None and not 0 < self.minutes <= 1e6:
+            raise ConfigError(f"minutes {self.minutes}: must be above 0 and at most 1000000")
         if self.learning_rate > 10:
             raise ConfigError(f"learning_rate {self.learning_rate}: the limit is 10; try 0.001")
         if self.min_learning_rate > 1:

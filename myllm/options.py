@@ -66,6 +66,7 @@ class TrainOptions(RunConfig):
     config: str | None = None  # a TOML file of settings; flags go before it
     out: str = "checkpoints"  # the folder of runs
     quiet: bool = False  # print the result only
+    named: tyro.conf.Suppress[tuple[str, ...]] = ()  # the settings that flags and file name
     debug: bool = False  # show the traceback of an error
 
 
@@ -155,7 +156,16 @@ def parse(options: type[T], verb: str, args: list[str]) -> T:
             f"unknown option {name}: near it {'is' if len(close) == 1 else 'are'} "
             f"{', '.join(close)}; myllm {verb} --help lists all"
         )
+    if isinstance(parsed, TrainOptions):
+        return dataclasses.replace(parsed, named=_named(args))
     return parsed
+
+
+def _named(args: list[str]) -> tuple[str, ...]:
+    """The settings that the user chose, by flag or in a file."""
+    path = _value_of("config", args)
+    flags = [arg.split("=")[0].removeprefix("--") for arg in args if arg.startswith("--")]
+    return (*(flag.replace("-", "_") for flag in flags), *(read_toml(Path(path)) if path else ()))
 
 
 def _defaults(options: type[T], verb: str, args: list[str]) -> T:

@@ -32,6 +32,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "chat": LOW | {"generate"},
     "train": HIGH,
     "benchmark": HIGH,
+    "recipe": HIGH | {"benchmark"},
     "display": {"train"},
     "options": {"config", "errors", "device", "checkpoint"},
     "cli": {path.stem for path in ROOT.glob("*.py")},

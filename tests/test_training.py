@@ -386,7 +386,7 @@ class TestTrainer:
     def test_compiled_repeats_and_resumes_exactly(self, tokens, model_config, new_run):
         """Law 3 on the fast path: compiled, bfloat16, dropout."""
         config = dataclasses.replace(CONFIG, compile=True, dtype="bfloat16")
-        hashes = []
+        hashes: list[str] = []
         for stop in (None, None, 5):
             run = new_run(f"run-{stop}-{len(hashes)}")
             observer = StopAt(stop) if stop else None
@@ -401,7 +401,7 @@ class TestTrainer:
         assert len(set(hashes)) == 1
 
     def test_activation_checkpointing_changes_nothing(self, tokens, model_config):
-        hashes = set()
+        hashes: set[str] = set()
         for wanted in (False, True):
             config = dataclasses.replace(CONFIG, activation_checkpointing=wanted)
             trainer = build(tokens, model_config, config, dropout=0.2)
