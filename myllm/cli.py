@@ -89,6 +89,7 @@ def _started(options: TrainOptions, config: RunConfig) -> tuple[Trainer, TokenFi
     from myllm.device import choose_attention, choose_device
     from myllm.model import ATTENTIONS
     from myllm.optim import OPTIMIZERS, SCHEDULES
+    from myllm.recipe import fit_to_time
     from myllm.tokenizer import TOKENIZERS
 
     # before minutes of preparing: is all there that the configuration names?
@@ -109,37 +110,24 @@ def _started(options: TrainOptions, config: RunConfig) -> tuple[Trainer, TokenFi
     model = dataclasses.replace(
         config.model,
         vocab_size=token_file.tokenizer.vocab_size,
-        context_length=fitting_context(token_file, config.model.context_length),
         attention=config.model.attention or choose_attention(device),
     )
+    config = dataclasses.replace(config, model=model)
+    if config.train.minutes is not None:
+        spent_s = time.monotonic() - _BEGAN
+        ranges = token_file.train_ranges, token_file.val_ranges
+        config = fit_to_time(config, options.named, *ranges, spent_s)
+    context = fitting_context(token_file, config.model.context_length)
+    model = dataclasses.replace(config.model, context_length=context)
     if "-" in text.paths:  # standard input cannot be read twice; its copy can
         paths = tuple(str(source) for source in token_file.source_paths)
         text = dataclasses.replace(text, paths=paths)
     config = dataclasses.replace(
         config, model=model, text=dataclasses.replace(text, data=None)
     ).validate()
-    if config.train.minutes is not None:
-        config = _fitted(config, options.named, token_file)
     trainer = _build_trainer(config, token_file)
     trainer.attach(RunFolder.create(Path(options.out), name, config, token_file.tokenizer))
     return trainer, token_file
-
-
-def _fitted(config: RunConfig, named: Sequence[str], token_file: TokenFile) -> RunConfig:
-    from myllm.data import fitting_context
-    from myllm.recipe import fit_to_time
-
-    if "size" in named:
-        raise ConfigError("both --size and --minutes choose the model's shape: give one of them")
-    n_train, n_val = (
-        sum(end - start for start, end in ranges)
-        for ranges in (token_file.train_ranges, token_file.val_ranges)
-    )
-    spent_s = time.monotonic() - _BEGAN
-    config = fit_to_time(config, named, n_train, n_val, spent_s)
-    context = fitting_context(token_file, config.model.context_length)
-    model = dataclasses.replace(config.model, context_length=context)
-    return dataclasses.replace(config, model=model)
 
 
 def _resumed(options: TrainOptions, config: RunConfig) -> tuple[Trainer, TokenFile]:
@@ -177,9 +165,12 @@ def _resumed(options: TrainOptions, config: RunConfig) -> tuple[Trainer, TokenFi
 def _build_trainer(config: RunConfig, token_file: TokenFile) -> Trainer:
     import torch
 
+    from myllm.device import choose_device
+    from myllm.memory import check_memory
     from myllm.model import GPTModel
     from myllm.train import TextDataset, Trainer
 
+    check_memory(config.model, config.train, choose_device(config.train.device))
     torch.manual_seed(config.train.seed)
     model = GPTModel(config.model)
     tokens, T, seed = token_file.tokens(), config.model.context_length, config.train.seed

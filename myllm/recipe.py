@@ -10,6 +10,7 @@ reason; their constants were fitted on tiny Shakespeare (docs/benchmarks.md has 
 - The learning rate falls with the square root of the width. A Muon update of a d × d matrix has a
   spectral norm in proportion to √d; its effect on the features is the same at every width only
   if the rate takes that out again (arXiv 2310.17813).
+  Runs of some hundred steps, all of them near the start, bear a higher one.
 - The batch grows slowly with the operations: long runs gain from less noise, short ones from more
   steps; small models waste the machine on small batches.
 - Dropout grows with the number of times that the text is seen.
@@ -19,7 +20,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Collection
+import time
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from myllm.acceleration import compiling_pays
@@ -35,10 +37,11 @@ BASE_FLOPS, BASE_TOKENS = 1e12, 850_000  # a run of some seconds on two CPU core
 FRESH_EPOCHS = 4.0  # so often a text teaches as much as a new one
 MOST_EPOCHS = 20.0  # a text seen more often than that is learned by heart
 WIDTHS = range(64, 2049, 32)
-BATCH_TOKENS = 2048  # of the base
+BATCH_TOKENS = 2200  # of the base
 LEARNING_RATE = 0.055  # times 1 / √width
 UTILISATION = 0.4  # of the fastest matrix product: what training reaches, roughly
 COMPILE_SECONDS, COMPILED_SHARE = 20.0, 0.85  # what compiling takes, and of a step is left
+SAVE_SECONDS = 1.0  # building the model once more, saving it
 EVALUATION_SHARE = 0.05  # of the time
 MOST_EVALUATIONS = 10
 
@@ -62,15 +65,16 @@ def recipe(flops: float, n_tokens: int) -> dict[str, Any]:
     width = min(WIDTHS, key=lambda d: abs(math.log(_parameters(d) / n_parameters)))
     head_size = 64 if width % 64 == 0 and width >= 192 else 32
     context = min(1024, 64 * 2 ** round(1.5 * math.log2(max(96, width) / 96)))
-    batch_size = max(4, 4 * round(BATCH_TOKENS * growth**0.16 / context / 4))
+    short = max(1.0, growth**-0.35)
+    batch_size = max(4, 4 * round(BATCH_TOKENS * growth**0.13 / context / 4))
     return {
         "d_model": width,
         "n_layers": _depth(width),
         "n_heads": width // head_size,
         "context_length": context,
         "batch_size": batch_size,
-        "learning_rate": float(f"{LEARNING_RATE / math.sqrt(width):.2g}"),
-        "dropout": round(min(0.3, max(0.0, 0.09 * math.log2(epochs / 2))), 2),
+        "learning_rate": float(f"{LEARNING_RATE / math.sqrt(width) * short:.2g}"),
+        "dropout": round(min(0.3, max(0.0, 0.05 * math.log2(epochs / 2))), 2),
     }
 
 
@@ -84,7 +88,11 @@ def _parameters(width: int) -> int:
 
 
 def fit_to_time(
-    config: RunConfig, named: Collection[str], n_train: int, n_val: int, spent_s: float = 0.0
+    config: RunConfig,
+    named: Collection[str],
+    train_ranges: Sequence[tuple[int, int]],
+    val_ranges: Sequence[tuple[int, int]],
+    spent_s: float = 0.0,
 ) -> RunConfig:
     """The configuration whose run ends `config.train.minutes` after the program began.
 
@@ -95,16 +103,22 @@ def fit_to_time(
     Args:
         config: with `minutes`, the vocabulary size, and the values of `named`.
         named: settings that stay as they are.
-        n_train: tokens to learn from.
-        n_val: tokens that an evaluation predicts.
+        train_ranges: the parts of the text to learn from.
+        val_ranges: those that an evaluation predicts.
         spent_s: seconds that have gone by since the program began.
 
     Raises:
-        ConfigError: the time is too short for ten steps.
+        ConfigError: the time is too short for ten steps; or a size was named, too.
     """
     assert config.train.minutes is not None
+    if "size" in named:
+        raise ConfigError("both --size and --minutes choose the model's shape: give one of them")
+    n_train, n_val = (
+        sum(end - start for start, end in ranges) for ranges in (train_ranges, val_ranges)
+    )
+    began = time.monotonic()
     device = choose_device(config.train.device)
-    left_s = 60 * config.train.minutes - spent_s - 1  # loading the loop, saving
+    left_s = 60 * config.train.minutes - spent_s - SAVE_SECONDS
     speed = UTILISATION * measure_peak_flops(device, choose_dtype(device, config.train.dtype))
     for _ in range(2):  # small models do not reach the speed that large ones do
         values = recipe(max(1.0, left_s) * speed, n_train)
@@ -119,7 +133,7 @@ def fit_to_time(
     evaluation_s = step_s / 3 * n_val / (B * T)
     n_evaluations = int(EVALUATION_SHARE * left_s / evaluation_s)
     n_evaluations = min(MOST_EVALUATIONS, max(1, n_evaluations))
-    left_s -= n_evaluations * evaluation_s
+    left_s -= n_evaluations * evaluation_s + time.monotonic() - began
     pays = compiling_pays(device, speed * left_s)
     if config.train.compile or (config.train.compile is None and pays):
         left_s, step_s = left_s - COMPILE_SECONDS, step_s * COMPILED_SHARE

@@ -32,6 +32,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "chat": LOW | {"generate"},
     "train": HIGH,
     "benchmark": HIGH,
+    "memory": LOW | {"model", "device", "evaluate", "optim"},
     "recipe": HIGH | {"benchmark"},
     "display": {"train"},
     "options": {"config", "errors", "device", "checkpoint"},

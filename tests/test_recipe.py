@@ -34,7 +34,7 @@ class TestRecipe:
 
     def test_a_long_text_is_not_dropped(self):
         assert recipe(1e14, 10**10)["dropout"] == 0
-        assert recipe(1e14, 10**5)["dropout"] >= 0.2
+        assert recipe(1e14, 10**5)["dropout"] >= 0.1
 
     def test_the_rate_takes_the_width_out(self):
         """Four times the width, half the rate."""
@@ -61,7 +61,8 @@ class TestFitToTime:
     @staticmethod
     def fitted(named=(), n_train=10**6, **changes):
         config = with_values(default_config(), {"device": "cpu", "vocab_size": 65, **changes})
-        return fit_to_time(config, named, n_train, n_train // 9, spent_s=2.0)
+        val = (n_train, n_train + n_train // 9)
+        return fit_to_time(config, named, [(0, n_train)], [val], spent_s=2.0)
 
     @pytest.mark.parametrize("minutes", [0.5, 5.0, 30.0])
     def test_the_run_takes_the_time(self, machine, minutes):
