@@ -27,6 +27,7 @@ from myllm.config import (
     flat_values,
 )
 from myllm.errors import ConfigError, InputError, Interrupted, MyLLMError, lookup, nearest
+from myllm.machine import use_available_cores
 from myllm.options import (
     BenchmarkOptions,
     ChatOptions,
@@ -420,6 +421,7 @@ def _dispatch(args: list[str]) -> int:
     if args[0] not in VERBS:
         raise InputError(f"unknown verb {args[0]!r}: {nearest(args[0], VERBS)}")
     options, work = VERBS[args[0]]
+    use_available_cores()
     try:
         work(parse(options, args[0], args[1:]))
     except SystemExit as exit:  # --help has been shown

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import sys
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 
 import torch
 
@@ -85,21 +84,6 @@ def peak_memory_bytes(device: torch.device) -> int:
 
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-def available_memory_bytes() -> int | None:
-    """What the operating system would still give, or None where that is not known."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
-        free = next(int(x.split()[1]) * 1024 for x in lines if x.startswith("MemAvailable"))
-        limit = Path("/sys/fs/cgroup/memory.max")
-        used = Path("/sys/fs/cgroup/memory.current")
-        if limit.exists() and limit.read_text(encoding="utf-8").strip() != "max":
-            of_group = (int(file.read_text(encoding="utf-8")) for file in (limit, used))
-            free = min(free, next(of_group) - next(of_group))
-        return free
-    except (OSError, ValueError, StopIteration):
-        return None
 
 
 def out_of_memory(error: RuntimeError, remedy: str) -> OutOfMemoryError | None:

@@ -7,9 +7,10 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from myllm.config import GPTConfig, TrainConfig
-from myllm.device import autocast, available_memory_bytes, choose_dtype
+from myllm.device import autocast, choose_dtype
 from myllm.errors import OutOfMemoryError
 from myllm.evaluate import language_loss
+from myllm.machine import available_memory_bytes
 from myllm.model import GPTModel
 from myllm.optim import parameter_groups
 

@@ -32,13 +32,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "chat": LOW | {"generate"},
     "train": HIGH,
     "benchmark": HIGH,
-    "memory": LOW | {"model", "device", "evaluate", "optim"},
+    "machine": set(),
+    "memory": LOW | {"machine", "model", "device", "evaluate", "optim"},
     "recipe": HIGH | {"benchmark"},
     "display": {"train"},
     "options": {"config", "errors", "device", "checkpoint"},
     "cli": {path.stem for path in ROOT.glob("*.py")},
 }
-WITHOUT_TORCH = LOW | {"corpora", "sources", "data"}
+WITHOUT_TORCH = LOW | {"corpora", "machine", "sources", "data"}
 
 
 def tree_of(room: str) -> ast.Module:

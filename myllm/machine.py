@@ -1,0 +1,54 @@
+"""Room: the operating system → cores and memory that this process may use. Imports no torch.
+
+Containers grant less than the machine has; PyTorch sees the machine.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+CGROUP = Path("/sys/fs/cgroup")
+MEMINFO = Path("/proc/meminfo")
+
+
+def available_cores() -> int:
+    """The cores that this process may keep busy: its affinity, and its container's quota."""
+    cores = os.cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):
+        cores = min(cores, len(os.sched_getaffinity(0)))
+    quota = _words(CGROUP / "cpu.max")  # microseconds granted, of how many
+    if len(quota) == 2 and all(word.isdecimal() for word in quota):
+        cores = min(cores, math.ceil(int(quota[0]) / int(quota[1])))
+    return max(1, cores)
+
+
+def use_available_cores() -> None:
+    """Lets PyTorch, which must not be imported yet, start no more threads than there are cores.
+
+    With more, they wait for each other at every operation. `OMP_NUM_THREADS` goes before.
+    """
+    cores = available_cores()
+    if cores < (os.cpu_count() or 1):
+        os.environ.setdefault("OMP_NUM_THREADS", str(cores))
+
+
+def available_memory_bytes() -> int | None:
+    """What the operating system would still give, or None where that is not known."""
+    free = [int(words[1]) * 1024 for words in _lines(MEMINFO) if words[0] == "MemAvailable:"]
+    limit, used = _words(CGROUP / "memory.max"), _words(CGROUP / "memory.current")
+    if limit and used and limit[0].isdecimal():
+        free.append(int(limit[0]) - int(used[0]))
+    return min(free, default=None)
+
+
+def _words(path: Path) -> list[str]:
+    return next(iter(_lines(path)), [])
+
+
+def _lines(path: Path) -> list[list[str]]:
+    try:
+        return [line.split() for line in path.read_text(encoding="utf-8").splitlines() if line]
+    except OSError:
+        return []
