@@ -33,11 +33,11 @@ GOALS = {"small": 1.92, "large": 1.4697, "gpu": 1.47}
 OURS = {
     "small": (
         "--d-model 64 --n-layers 3 --n-heads 2 --context-length 64 --batch-size 32 "
-        "--learning-rate 0.012 --max-steps 210 --warmup-steps 10 --eval-interval 210"
+        "--learning-rate 0.012 --max-steps 180 --warmup-steps 9 --eval-interval 180"
     ).split(),
     "large": (
         "--d-model 192 --n-layers 6 --n-heads 3 --context-length 256 --batch-size 16 "
-        "--learning-rate 0.004 --max-steps 850 --warmup-steps 42 --eval-interval 850"
+        "--learning-rate 0.004 --max-steps 720 --warmup-steps 36 --eval-interval 720"
     ).split(),
     "gpu": ["--minutes", "0.6", "--device", "cuda"],
 }

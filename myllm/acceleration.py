@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import logging
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -74,6 +75,9 @@ def compile_blocks(
 @contextmanager
 def uncompiled() -> Iterator[None]:
     """Runs compiled models as they are written: for shapes not worth compiling for."""
+    if "torch._dynamo" not in sys.modules:  # nothing is compiled, and importing it takes 2 s
+        yield
+        return
     with torch.compiler.set_stance("force_eager"):
         yield
 

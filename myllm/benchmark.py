@@ -84,7 +84,7 @@ def benchmark_training_step(
             loss = language_loss(model, tokens, tokens)
         loss.backward()
         optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        model.zero_grad(set_to_none=True)
 
     seconds = _median_seconds(step, device, n_iterations)
     flops = model.estimate_flops_per_token(seq_len)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from myllm.config import GPTConfig, TrainConfig
 from myllm.device import autocast, choose_dtype
@@ -34,6 +33,8 @@ def estimate_training_memory(
         config: batch, precision, optimizer, activation checkpointing.
         device: decides the precision where the configuration leaves it open.
     """
+    from torch._subclasses.fake_tensor import FakeTensorMode  # takes a second to import
+
     kept: dict[int, Tensor] = {}
 
     def keep(tensor: Tensor) -> Tensor:

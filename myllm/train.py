@@ -209,7 +209,7 @@ class Trainer:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.scheduler.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.model.zero_grad(set_to_none=True)
         return values
 
     def _check_finite(self, loss: float, grad_norm: float) -> None:
