@@ -33,7 +33,7 @@ GOALS = {"small": 1.92, "large": 1.4697, "gpu": 1.47}
 OURS = {
     "small": (
         "--d-model 64 --n-layers 3 --n-heads 2 --context-length 64 --batch-size 32 "
-        "--learning-rate 0.012 --max-steps 180 --warmup-steps 9 --eval-interval 180"
+        "--learning-rate 0.012 --max-steps 195 --warmup-steps 9 --eval-interval 195"
     ).split(),
     "large": (
         "--d-model 192 --n-layers 6 --n-heads 3 --context-length 256 --batch-size 16 "

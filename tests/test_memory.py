@@ -41,8 +41,8 @@ class TestEstimate:
     def test_what_saves_memory(self):
         plain = estimate()
         assert estimate(dtype="bfloat16") < 0.95 * plain
-        assert estimate(activation_checkpointing=True) < 0.5 * plain
-        assert estimate(batch_size=4, accumulation_steps=4) < 0.5 * plain
+        assert estimate(activation_checkpointing=True) < 0.6 * plain
+        assert estimate(batch_size=4, accumulation_steps=4) < 0.6 * plain
         assert estimate(n_kv_heads=1) < plain
 
     def test_adamw_keeps_more_than_muon(self):
