@@ -6,11 +6,12 @@ python benchmarks/time_to_loss.py tinyshakespeare.txt --goal gpu --nanogpt PATH 
 
 Tiny Shakespeare by characters, the last tenth held out; the loss is that of the model at the end
 of its run, over the whole validation set. Our time is that of the whole command: importing,
-preparing the text, learning the vocabulary, compiling, training, evaluating, saving. nanoGPT's is
-that of its train.py without importing PyTorch and without preparing the text.
+preparing the text, learning the vocabulary, compiling, training, evaluating, saving. nanoGPT's
+is that of its train.py without importing PyTorch and without preparing the text.
 
-"As shipped" is the command of nanoGPT's README, for a CPU or for a GPU; "at its best" the best that
-its own flags gave on a CPU here. Its large recipe takes a day on a CPU, so `large` runs ours alone.
+"As shipped" is the command of nanoGPT's README, for a CPU or for a GPU; "at its best" the best
+that its own flags gave on a CPU here. Its large recipe takes a day on a CPU, so `large` runs ours
+alone.
 """
 
 from __future__ import annotations

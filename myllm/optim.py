@@ -37,7 +37,7 @@ class Muon(Optimizer):
         super().__init__(groups, {})
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Without the checks of the base class, which import PyTorch's compiler: 2 s of a start."""
+        """Without the base class's checks, which import PyTorch's compiler: 2 s of a start."""
         self.param_groups.append({**param_group, "params": list(param_group["params"])})
 
     @torch.no_grad()
