@@ -14,6 +14,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -96,7 +97,12 @@ def _measure(shape: dict[str, int], name: str) -> dict[str, float]:
     from myllm.model import GPTModel
 
     device = torch.device(name)
-    values = {**shape, "vocab_size": 512, "n_heads": shape["d_model"] // 64, "dropout": 0.0}
+    values: dict[str, Any] = {
+        **shape,
+        "vocab_size": 512,
+        "n_heads": shape["d_model"] // 64,
+        "dropout": 0.0,
+    }
     values |= {"attention": choose_attention(device), "device": name}
     config = with_values(default_config("modern"), values)
     peak = measure_peak_flops(device, choose_dtype(device))
