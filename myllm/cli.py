@@ -47,7 +47,7 @@ if typing.TYPE_CHECKING:
     from myllm.train import Progress, Trainer
 
 log = logging.getLogger("myllm")
-_BEGAN = time.monotonic()
+_began = time.monotonic()  # when the program did: what `--minutes` counts from
 
 # ------------------------------------------------------------------------------ train
 
@@ -115,7 +115,7 @@ def _started(options: TrainOptions, config: RunConfig) -> tuple[Trainer, TokenFi
     )
     config = dataclasses.replace(config, model=model)
     if config.train.minutes is not None:
-        spent_s = time.monotonic() - _BEGAN
+        spent_s = time.monotonic() - _began
         ranges = token_file.train_ranges, token_file.val_ranges
         config = fit_to_time(config, options.named, *ranges, spent_s)
     context = fitting_context(token_file, config.model.context_length)
@@ -375,6 +375,9 @@ VERBS: dict[str, tuple[type[Any], Callable[[Any], None]]] = {
 
 def main(args: Sequence[str] | None = None) -> int:
     """Runs a verb; returns the exit code (see `errors.py`)."""
+    global _began
+    if args is not None:  # called from Python
+        _began = time.monotonic()
     args = list(sys.argv[1:] if args is None else args)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):

@@ -81,7 +81,7 @@ def check_memory(model_config: GPTConfig, config: TrainConfig, device: torch.dev
             f"training would take about {needed / 2**30:.1f} GiB of memory, "
             f"{available / 2**30:.1f} GiB are free: halve --batch-size {config.batch_size} and "
             f"double --accumulation-steps {config.accumulation_steps}, add "
-            "--activation-checkpointing, or take a smaller model"
+            "--activation-checkpointing, or take a smaller --d-model or --n-layers"
         )
 
 

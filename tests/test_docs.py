@@ -83,7 +83,9 @@ class TestREADME:
         known = set(re.findall(r"--[a-z][a-z-]*", capsys.readouterr().out))
         # what belongs to other programs: in their own lines only
         lines = [
-            line for line in text.splitlines() if not re.match(r"(pytest|black|isort|fl)", line)
+            line
+            for line in text.splitlines()
+            if not re.match(r"(pytest|black|isort|fl|python benchmarks)", line)
         ]
         named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", "\n".join(lines)))
         assert named - known - {"--compile", "--no-compile", "--ignore-missing-imports"} == set()
