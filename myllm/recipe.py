@@ -13,7 +13,7 @@ reason; their constants were fitted on tiny Shakespeare (docs/benchmarks.md has 
   Runs of some hundred steps, all of them near the start, bear a higher one.
 - The batch grows slowly with the operations: long runs gain from less noise, short ones from more
   steps; small models waste the machine on small batches.
-- Dropout grows with the number of times that the text is seen.
+- Dropout grows with the times that the text is seen, from the fourth on.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def recipe(flops: float, n_tokens: int) -> dict[str, Any]:
     n_parameters = flops / (6 * epochs * n_tokens)
     width = min(WIDTHS, key=lambda d: abs(math.log(_parameters(d) / n_parameters)))
     head_size = 64 if width % 64 == 0 and width >= 192 else 32
-    context = min(1024, 64 * 2 ** round(1.5 * math.log2(max(96, width) / 96)))
+    context = min(1024, 64 * 2 ** round(1.5 * math.log2(max(80, width) / 80)))
     short = max(1.0, growth**-0.35)
     batch_size = max(4, 4 * round(BATCH_TOKENS * growth**0.13 / context / 4))
     return {
@@ -74,7 +74,7 @@ def recipe(flops: float, n_tokens: int) -> dict[str, Any]:
         "context_length": context,
         "batch_size": batch_size,
         "learning_rate": float(f"{LEARNING_RATE / math.sqrt(width) * short:.2g}"),
-        "dropout": round(min(0.3, max(0.0, 0.05 * math.log2(epochs / 2))), 2),
+        "dropout": round(min(0.3, max(0.0, 0.05 * math.log2(epochs / FRESH_EPOCHS))), 2),
     }
 
 
