@@ -55,6 +55,7 @@ def compile_blocks(
     Returns:
         Whether the model is compiled.
     """
+    log.info("compiling the model, which takes some seconds (--no-compile leaves it out)")
     _prepare_compiler(tokens.device)
     try:
         plain = _loss_and_norm(model, tokens, precision)
