@@ -5,23 +5,22 @@
         last  best                    the names of two of the folders below
         step-001000/
             model.safetensors  optimizer.safetensors  state.json
+            config.toml  tokenizer.json  metrics.jsonl      as they were at that step
             manifest.json             size and SHA-256 of each of these
 
-A checkpoint is written beside its place, synced to disk and renamed: it is whole or not there.
+A checkpoint is a sealed folder (see `storage`): whole or not there, and any damage shows. It holds
+all that using and resuming it takes, so the run's own copies of the small files may be lost.
 """
 
 from __future__ import annotations
 
-import errno
-import hashlib
 import json
 import logging
 import os
 import re
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,18 +30,30 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from myllm.config import RunConfig, from_toml, to_toml
-from myllm.errors import CheckpointError, DiskFullError, InputError
+from myllm.errors import CheckpointError, InputError
 from myllm.model import GPTModel
+from myllm.storage import (
+    TEMPORARY,
+    Damaged,
+    check_files,
+    discard_unfinished,
+    disk,
+    lock,
+    read_file,
+    read_manifest,
+    require_room,
+    sealed_folder,
+    write_errors,
+    write_file,
+)
 from myllm.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
 
-MODEL, OPTIMIZER, STATE, MANIFEST = (
-    "model.safetensors",
-    "optimizer.safetensors",
-    "state.json",
-    "manifest.json",
-)
+MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
+CONFIG, TOKENIZER, METRICS = "config.toml", "tokenizer.json", "metrics.jsonl"
+MANIFEST = "manifest.json"
+LEAST_KEPT = 2  # whole checkpoints, whatever `keep` says: one is none if it gets damaged
 
 
 @dataclass(frozen=True)
@@ -51,15 +62,19 @@ class Checkpoint:
 
     Attributes:
         step: optimizer steps done.
-        model: the weights by name.
-        optimizer: the optimizer's state by name; empty if it was not asked for.
+        model: the weights by name, on the CPU.
+        optimizer: the optimizer's state by name, on the CPU; empty if it was not asked for.
         state: counters of the loop, as JSON.
+        facts: what it was made from and with, for the manifest.
+        files: the run's small files at that step, by name (see `RunFolder.small_files`).
     """
 
     step: int
     model: dict[str, Tensor]
     optimizer: dict[str, Tensor]
     state: dict[str, Any]
+    facts: dict[str, Any] = field(default_factory=dict)
+    files: dict[str, bytes] = field(default_factory=dict)
 
 
 class RunFolder:
@@ -74,8 +89,10 @@ class RunFolder:
             InputError: it is none.
         """
         self.path = Path(path)
-        if not (self.path / "config.toml").is_file():
-            raise InputError(f"{self.path} is not a run folder: it has no config.toml")
+        if not _is_run(self.path):
+            raise InputError(f"{self.path} is not a run folder: it has no {CONFIG}")
+        self._lock: Any = None
+        self._good: set[int] = set()  # steps that this process wrote or verified
 
     @classmethod
     def create(cls, out: Path, name: str, config: RunConfig, tokenizer: Tokenizer) -> RunFolder:
@@ -83,23 +100,26 @@ class RunFolder:
 
         Raises:
             InputError: the folder cannot be written.
+            DiskFullError: there is no room.
         """
-        number = 1
-        path = out / name
-        while True:
-            try:
-                path.mkdir(parents=True)
-                break
-            except FileExistsError:
-                number += 1
-                path = out / f"{name}-{number}"
-            except OSError as error:
-                raise InputError(f"cannot write {path}: {error.strerror}") from None
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"cannot write {out / name}: {error.strerror}") from None
+        path, number = out / name, 1
+        while path.exists():
+            number += 1
+            path = out / f"{name}-{number}"
         if number > 1:
             log.warning("run %s exists already; this one is %s", name, path.name)
-        with _write_errors(path):
-            tokenizer.save(path / "tokenizer.json")
-            _write_synced(path / "config.toml", to_toml(config))
+        unfinished = out / f"{TEMPORARY}{path.name}-{os.getpid()}"
+        with write_errors("make the run", out, 1 << 16):
+            disk.make_folder(unfinished)
+            tokenizer.save(unfinished / TOKENIZER)
+            disk.sync(unfinished / TOKENIZER)
+            write_file(unfinished / CONFIG, to_toml(config))
+            disk.rename(unfinished, path)
+            disk.sync(out)
         return cls(path)
 
     @property
@@ -113,90 +133,189 @@ class RunFolder:
         folder."""
         return self.name if self.path.parent == Path("checkpoints") else str(self.path)
 
+    def _write_errors(self, what: str, needed: int = 1 << 12) -> AbstractContextManager[None]:
+        remedy = "earlier checkpoints are intact. Make room, then: myllm train --resume "
+        return write_errors(what, self.path, needed, remedy + self.resume_name)
+
+    # ------------------------------------------------------------- one writer at a time
+
+    def lock(self) -> None:
+        """Makes this process the only one that writes here, and removes what dead ones left.
+
+        Raises:
+            InputError: another process writes here, or the folder cannot be written.
+        """
+        if self._lock is None:
+            with self._write_errors("lock the run"):
+                self._lock = lock(self.path / ".lock")
+            discard_unfinished(self.path)
+
+    def unlock(self) -> None:
+        """Lets others write here."""
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+    # ------------------------------------------------------------- the small files
+
     @property
     def config(self) -> RunConfig:
-        """The configuration that the run was started with."""
-        return from_toml(self.path / "config.toml")
+        """The configuration to go on with; if the run's own copy is lost, a checkpoint's."""
+        return from_toml(self._small_file(CONFIG, from_toml))
 
     def set_config(self, config: RunConfig) -> None:
         """Replaces the configuration, as a whole."""
-        path = self.path / "config.toml"
-        with _write_errors(path):
-            _write_synced(path, to_toml(config))
+        with self._write_errors(f"write {CONFIG}"):
+            write_file(self.path / CONFIG, to_toml(config))
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """The run's tokenizer."""
-        return Tokenizer.load(self.path / "tokenizer.json")
+        """The run's tokenizer; if the run's own copy is lost, a checkpoint's."""
+        return Tokenizer.load(self._small_file(TOKENIZER, Tokenizer.load))
+
+    def _small_file(self, name: str, read: Callable[[Path], object]) -> Path:
+        """The run's own copy if it can be read, else the one in the newest good checkpoint."""
+        try:
+            read(self.path / name)
+        except InputError as error:
+            if (step := self.newest_good()) is None:
+                raise
+            log.warning("%s; using the copy of step %d", error, step)
+            return self.folder(step) / name
+        return self.path / name
+
+    def small_files(self) -> dict[str, bytes]:
+        """What a checkpoint takes along of the run's own files, by name."""
+        paths = (self.path / name for name in (CONFIG, TOKENIZER, METRICS))
+        return {path.name: path.read_bytes() for path in paths if path.is_file()}
+
+    def append_metrics(self, record: dict[str, Any]) -> None:
+        """Adds a line to `metrics.jsonl`."""
+        line = json.dumps(record) + "\n"
+
+        def append(path: Path) -> None:
+            with path.open("a", encoding="utf-8", newline="\n") as file:
+                file.write(line)
+
+        with self._write_errors(f"write {METRICS}", len(line)):
+            disk.write(self.path / METRICS, append)
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """The records of `metrics.jsonl`; a line that is no record is left out."""
+        try:
+            text = (self.path / METRICS).read_text(encoding="utf-8", errors="replace")
+        except FileNotFoundError:
+            return []
+        records = []
+        for line in text.splitlines():
+            try:
+                record = json.loads(line)
+            except (ValueError, RecursionError):
+                continue
+            if isinstance(record, dict) and type(record.get("step")) is int:
+                records.append(record)
+        return records
+
+    def restore_files(self, checkpoint: Checkpoint | None) -> None:
+        """Makes metrics and tokenizer what they were at a checkpoint (None: at the beginning).
+
+        Metrics of later steps will be written again.
+        """
+        files = checkpoint.files if checkpoint else {}
+        with self._write_errors(f"write {METRICS}"):
+            write_file(self.path / METRICS, files.get(METRICS, b""))
+            if TOKENIZER in files:
+                write_file(self.path / TOKENIZER, files[TOKENIZER])
+
+    # ------------------------------------------------------------- checkpoints
 
     def steps(self) -> list[int]:
         """The steps of which there is a checkpoint, rising."""
         names = (re.fullmatch(r"step-(\d{6,})", p.name) for p in self.path.iterdir())
         return sorted(int(match[1]) for match in names if match)
 
-    def pointed(self, pointer: str) -> int | None:
-        """The step that `last` or `best` names, if its folder is there."""
-        try:
-            name = (self.path / pointer).read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError):
-            return None
-        match = re.fullmatch(r"step-(\d{6,})", name)
-        return int(match[1]) if match and (self.path / name).is_dir() else None
+    def folder(self, step: int) -> Path:
+        """Where the checkpoint of a step is."""
+        return self.path / f"step-{step:06d}"
+
+    def newest_good(self) -> int | None:
+        """The newest step whose checkpoint is undamaged."""
+        return next((step for step in reversed(self.steps()) if self._is_good(step)), None)
+
+    def best_step(self) -> int | None:
+        """The step with the lowest validation loss so far, as the newest checkpoint knows it.
+
+        The file `best` says the same to people; unlike the manifest it could be altered unseen.
+        """
+        for step in reversed(self.steps()):
+            try:
+                return int(read_manifest(self.folder(step), MANIFEST)["best_step"])
+            except (Damaged, KeyError, TypeError, ValueError):
+                continue
+        return None
 
     def save(self, checkpoint: Checkpoint, is_best: bool, keep: int) -> None:
         """Saves a checkpoint, points `last` (and `best`) at it and removes old ones.
 
+        A step that is there and undamaged stays as it is; one that is damaged is put aside.
+
         Args:
             checkpoint: what to save.
             is_best: whether it is the best so far.
-            keep: how many of the newest to keep, besides the best.
+            keep: how many of the newest to keep, besides the best; at least two.
 
         Raises:
             DiskFullError: no room; earlier checkpoints are intact.
             InputError: the folder cannot be written.
         """
-        final = self.path / _step_name(checkpoint.step)
-        unfinished = self.path / f".tmp-{final.name}-{os.getpid()}"
-        groups = (checkpoint.model, checkpoint.optimizer)
-        needed = sum(t.numel() * t.element_size() for group in groups for t in group.values())
-        needed += 1 << 20  # headers and the small files
-        full = DiskFullError(
-            f"no room to save step {checkpoint.step} in {self.path}: {needed:,} bytes are needed; "
-            f"earlier checkpoints are intact. Make room, then: "
-            f"myllm train --resume {self.resume_name}"
-        )
-        try:
-            if shutil.disk_usage(self.path).free < needed:
-                raise full
-            unfinished.mkdir()
-            save_file(_on_cpu(checkpoint.model), unfinished / MODEL)
-            save_file(_on_cpu(checkpoint.optimizer), unfinished / OPTIMIZER)
-            state = {**checkpoint.state, "step": checkpoint.step}
-            (unfinished / STATE).write_text(json.dumps(state, indent=1), encoding="utf-8")
-            files = {}
-            for path in sorted(unfinished.iterdir()):
-                _sync(path)
-                files[path.name] = {"bytes": path.stat().st_size, "sha256": _sha256(path)}
-            _write_synced(unfinished / MANIFEST, json.dumps({"files": files}, indent=1))
-            if final.exists():  # only one that is damaged is still to be made (see `load`)
-                shutil.rmtree(final)
-            os.replace(unfinished, final)
-            _sync(self.path)
+        step = checkpoint.step
+        best = step if is_best else self.best_step()
+        needed = _bytes_needed(checkpoint)
+        with self._write_errors(f"save step {step}", needed):
+            require_room(self.path, needed)
+            if not self._is_good(step):
+                self._put_aside(step)
+                facts = {"step": step, "best_step": best, **checkpoint.facts}
+                with sealed_folder(self.folder(step), MANIFEST, facts) as unfinished:
+                    _write_checkpoint(checkpoint, unfinished)
+                self._good.add(step)
             for pointer in ("last", "best") if is_best else ("last",):
-                _write_synced(self.path / pointer, final.name + "\n")
-        except (OSError, SafetensorError) as error:
-            if getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error):
-                raise full from None
-            raise InputError(f"cannot write to {self.path}: {error}") from None
-        finally:
-            shutil.rmtree(unfinished, ignore_errors=True)
-        kept = {self.pointed("best"), *self.steps()[-keep:]}
-        for step in self.steps():
-            if step not in kept:
-                shutil.rmtree(self.path / _step_name(step))
+                write_file(self.path / pointer, self.folder(step).name + "\n")
+            self._prune(best, max(keep, LEAST_KEPT))
+
+    def _put_aside(self, step: int) -> None:
+        """Gives a damaged checkpoint another name, as the step is to be saved again."""
+        folder, number = self.folder(step), 1
+        if not folder.exists():
+            return
+        while (aside := self.path / f"{folder.name}.damaged-{number}").exists():
+            number += 1
+        log.warning("the damaged %s is now %s", folder.name, aside.name)
+        disk.rename(folder, aside)
+
+    def _prune(self, best: int | None, keep: int) -> None:
+        n_good = 0
+        for step in reversed(self.steps()):
+            if n_good < keep or step == best:
+                n_good += self._is_good(step)
+            else:
+                # renamed first: one that is half removed would look like a damaged one
+                doomed = self.path / f"{TEMPORARY}{self.folder(step).name}-{os.getpid()}"
+                disk.rename(self.folder(step), doomed)
+                disk.remove(doomed)
+
+    def _is_good(self, step: int) -> bool:
+        if step in self._good:
+            return True
+        try:
+            check_files(self.folder(step), MANIFEST)
+        except Damaged:
+            return False
+        self._good.add(step)
+        return True
 
     def load(self, prefer: str = "last", with_optimizer: bool = True) -> Checkpoint:
-        """The checkpoint that `prefer` names; if it is damaged, the newest good one.
+        """The newest good checkpoint, or the best one if that is preferred and good.
 
         Args:
             prefer: `last` or `best`.
@@ -209,14 +328,13 @@ class RunFolder:
         steps = self.steps()
         if not steps:
             raise InputError(f"run {self.name} has no checkpoint yet: it ended before its first")
-        preferred = self.pointed(prefer)
-        if preferred is not None:
-            steps = [step for step in steps if step != preferred] + [preferred]
-        reasons = []
+        reasons: list[str] = []
+        if prefer == "best":
+            steps = self._best_last(steps, reasons)
         for step in reversed(steps):
             try:
                 checkpoint = self._read(step, with_optimizer)
-            except CheckpointError as error:
+            except Damaged as error:
                 reasons.append(str(error))
                 log.warning("%s", error)
                 continue
@@ -225,67 +343,53 @@ class RunFolder:
             return checkpoint
         raise CheckpointError(f"no good checkpoint is left in {self.path}: {reasons[0]}")
 
-    def _read(self, step: int, with_optimizer: bool) -> Checkpoint:
-        folder = self.path / _step_name(step)
-        names = [MODEL, STATE, *([OPTIMIZER] if with_optimizer else [])]
-        verify(folder, names)
-        try:
-            state = json.loads((folder / STATE).read_text(encoding="utf-8"))
-            optimizer = load_file(folder / OPTIMIZER) if with_optimizer else {}
-            return Checkpoint(step, load_file(folder / MODEL), optimizer, state)
-        except (OSError, ValueError, SafetensorError) as error:
-            raise CheckpointError(f"{folder} is damaged: {error}") from None
-
-    def append_metrics(self, record: dict[str, Any]) -> None:
-        """Adds a line to `metrics.jsonl`."""
-        path = self.path / "metrics.jsonl"
-        with _write_errors(path), path.open("a", encoding="utf-8", newline="\n") as file:
-            file.write(json.dumps(record) + "\n")
-
-    def metrics(self) -> list[dict[str, Any]]:
-        """The records of `metrics.jsonl`; a line cut short by a crash is left out."""
-        try:
-            text = (self.path / "metrics.jsonl").read_text(encoding="utf-8", errors="replace")
-        except FileNotFoundError:
-            return []
-        records = []
-        for line in text.splitlines():
+    def _best_last(self, steps: list[int], reasons: list[str]) -> list[int]:
+        """Puts the best step to the end, by the newest manifest that is whole."""
+        while steps:
             try:
-                record = json.loads(line)
-            except ValueError:
+                best = read_manifest(self.folder(steps[-1]), MANIFEST)["best_step"]
+            except Damaged as error:
+                reasons.append(str(error))
+                log.warning("%s", error)
+                steps = steps[:-1]
                 continue
-            if isinstance(record, dict) and type(record.get("step")) is int:
-                records.append(record)
-        return records
+            return [*(s for s in steps if s != best), *(s for s in steps if s == best)]
+        return steps
 
-    def cut_metrics(self, step: int) -> None:
-        """Drops the records after `step`: a resumed run will write them again."""
-        lines = [json.dumps(record) + "\n" for record in self.metrics() if record["step"] <= step]
-        path = self.path / "metrics.jsonl"
-        with _write_errors(path):
-            _write_synced(path, "".join(lines))
+    def _read(self, step: int, with_optimizer: bool) -> Checkpoint:
+        folder = self.folder(step)
+        small = (CONFIG, TOKENIZER, METRICS)
+        names = [MODEL, STATE, CONFIG, TOKENIZER, *([OPTIMIZER] if with_optimizer else [])]
+        facts = check_files(folder, MANIFEST, None if with_optimizer else names)
+        try:
+            state = json.loads(read_file(folder / STATE))
+            optimizer = load_file(folder / OPTIMIZER) if with_optimizer else {}
+            files = {
+                name: (folder / name).read_bytes() for name in small if name in facts["files"]
+            }
+            return Checkpoint(step, load_file(folder / MODEL), optimizer, state, facts, files)
+        except (OSError, ValueError, SafetensorError, RecursionError) as error:
+            raise Damaged(f"{folder} is damaged: {error}") from None
 
 
-def verify(folder: Path, names: list[str]) -> None:
-    """Holds the files of a checkpoint against its manifest.
+def _is_run(path: Path) -> bool:
+    """Whether a folder is a run's: it has a configuration, or checkpoints that hold one."""
+    return (path / CONFIG).is_file() or any(path.glob(f"step-*/{MANIFEST}"))
 
-    Raises:
-        CheckpointError: a file is missing, truncated or altered; the message names it.
-    """
-    manifest = folder / MANIFEST
-    try:
-        files = json.loads(manifest.read_text(encoding="utf-8"))["files"]
-        expected = {name: (files[name]["bytes"], files[name]["sha256"]) for name in names}
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        raise CheckpointError(f"{manifest} is missing or damaged") from None
-    for name, (size, sha256) in expected.items():
-        path = folder / name
-        if not path.is_file():
-            raise CheckpointError(f"{path} is missing")
-        if path.stat().st_size != size:
-            raise CheckpointError(f"{path} is damaged: {path.stat().st_size} bytes, not {size}")
-        if _sha256(path) != sha256:
-            raise CheckpointError(f"{path} is damaged: its SHA-256 is not the saved one")
+
+def _bytes_needed(checkpoint: Checkpoint) -> int:
+    groups = (checkpoint.model, checkpoint.optimizer)
+    tensors = sum(t.numel() * t.element_size() for group in groups for t in group.values())
+    small = sum(len(content) for content in checkpoint.files.values())
+    return tensors + small + (1 << 20)  # headers, state and manifest
+
+
+def _write_checkpoint(checkpoint: Checkpoint, folder: Path) -> None:
+    disk.write(folder / MODEL, lambda path: save_file(checkpoint.model, path))
+    disk.write(folder / OPTIMIZER, lambda path: save_file(checkpoint.optimizer, path))
+    contents = {**checkpoint.files, STATE: json.dumps(checkpoint.state, indent=1).encode()}
+    for name, content in contents.items():
+        disk.write(folder / name, lambda path: path.write_bytes(content))
 
 
 def find_run(out: Path, name: str | None = None) -> RunFolder:
@@ -296,12 +400,12 @@ def find_run(out: Path, name: str | None = None) -> RunFolder:
     """
     if name is not None:
         for path in (out / name, Path(name)):
-            if (path / "config.toml").is_file():
+            if _is_run(path):
                 return RunFolder(path)
-        here = ", ".join(sorted(p.parent.name for p in out.glob("*/config.toml"))[:10])
+        here = ", ".join(sorted(p.name for p in out.glob("*") if _is_run(p))[:10])
         raise InputError(f"no run {name!r} in {out}" + (f"; there are: {here}" if here else ""))
     latest: dict[Path, int] = {}
-    for path in out.glob("*/step-*/manifest.json"):
+    for path in out.glob(f"*/step-*/{MANIFEST}"):
         run = path.parent.parent
         latest[run] = max(latest.get(run, 0), path.stat().st_mtime_ns)
     if not latest:
@@ -316,17 +420,23 @@ def load_model(
 
     Raises:
         CheckpointError: no good checkpoint, or its weights are not of the configured shape.
-        InputError: the run's configuration or tokenizer cannot be read.
     """
     checkpoint = run.load(prefer, with_optimizer=False)
-    tokenizer = run.tokenizer
-    model = GPTModel(run.config.model)
-    load_weights(model, checkpoint)
-    saved = checkpoint.state.get("fingerprint", {}).get("tokenizer", tokenizer.content_hash)
-    if saved != tokenizer.content_hash:
+    folder = run.folder(checkpoint.step)
+    try:
+        config, tokenizer = from_toml(folder / CONFIG).model, Tokenizer.load(folder / TOKENIZER)
+    except InputError as error:
+        raise CheckpointError(f"the checkpoint of step {checkpoint.step}: {error}") from None
+    n_layers = len({name.split(".")[1] for name in checkpoint.model if name.startswith("blocks.")})
+    if n_layers != config.n_layers:
         raise CheckpointError(
-            f"{run.path / 'tokenizer.json'} is not the tokenizer that the model was trained with"
+            f"the checkpoint of step {checkpoint.step} does not fit its {CONFIG}: it has "
+            f"{n_layers} layers, not {config.n_layers}"
         )
+    with torch.device("meta"):  # has shapes and takes no memory, whatever a configuration claims
+        _check_shapes(GPTModel(config), checkpoint)
+    model = GPTModel(config)
+    load_weights(model, checkpoint)
     return model.to(device).eval(), tokenizer, checkpoint
 
 
@@ -336,64 +446,29 @@ def load_weights(model: GPTModel, checkpoint: Checkpoint) -> None:
     Raises:
         CheckpointError: other names or shapes than the model's.
     """
+    _check_shapes(model, checkpoint)
     weights = dict(checkpoint.model)
-    if model.config.tie_weights and "token_embedding.weight" in weights:
+    if model.config.tie_weights:
         weights["lm_head.weight"] = weights["token_embedding.weight"]
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        first = str(error).strip().splitlines()[-1].strip()
+    model.load_state_dict(weights)
+
+
+def _check_shapes(model: GPTModel, checkpoint: Checkpoint) -> None:
+    expected = {name: tuple(p.shape) for name, p in model.named_parameters()}
+    found = {name: tuple(tensor.shape) for name, tensor in checkpoint.model.items()}
+    wrong = [n for n in {**expected, **found} if expected.get(n) != found.get(n)]
+    if wrong:
         raise CheckpointError(
-            f"the checkpoint of step {checkpoint.step} does not fit config.toml: {first}"
-        ) from None
+            f"the checkpoint of step {checkpoint.step} does not fit its {CONFIG}: {wrong[0]} is "
+            f"{found.get(wrong[0], 'missing')}, not {expected.get(wrong[0], 'expected at all')}"
+        )
 
 
 def model_tensors(model: GPTModel) -> dict[str, Tensor]:
     """The weights to save: each once, tied ones under the embedding's name."""
-    return dict(model.named_parameters())
+    return {name: p.detach() for name, p in model.named_parameters()}
 
 
-@contextmanager
-def _write_errors(path: Path) -> Iterator[None]:
-    """Tells a person that a small file could not be written."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise DiskFullError(
-                f"no room to write {path}: some kilobytes are needed; earlier checkpoints are "
-                "intact"
-            ) from None
-        raise InputError(f"cannot write {path}: {error.strerror}") from None
-
-
-def _step_name(step: int) -> str:
-    return f"step-{step:06d}"
-
-
-def _on_cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-
-
-def _write_synced(path: Path, text: str) -> None:
-    """Replaces a small text file as a whole."""
-    unfinished = path.with_name(f".tmp-{path.name}-{os.getpid()}")
-    unfinished.write_text(text, encoding="utf-8", newline="\n")
-    _sync(unfinished)
-    os.replace(unfinished, path)
-    _sync(path.parent)
-
-
-def _sync(path: Path) -> None:
-    if os.name == "nt" and path.is_dir():
-        return  # Windows has no handle to sync a folder by
-    descriptor = os.open(path, os.O_RDONLY if os.name != "nt" else os.O_RDWR)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def host_copies(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors as they are now, in memory of the CPU: training may go on and change them."""
+    return {name: t.detach().to("cpu", copy=True).contiguous() for name, t in tensors.items()}

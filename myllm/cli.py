@@ -4,47 +4,43 @@ and the program exits. Torch is imported when a verb needs it, so that help answ
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import errno
 import io
 import logging
-import os
 import signal
 import sys
 import time
 import traceback
-import typing
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from myllm import __version__
-from myllm.config import (
-    DataConfig,
-    GPTConfig,
-    RunConfig,
-    SamplingConfig,
-    TrainConfig,
-    flat_values,
+from myllm import __version__, signals
+from myllm.config import DataConfig, TrainConfig
+from myllm.errors import (
+    CheckpointError,
+    ConfigError,
+    InputError,
+    Interrupted,
+    MyLLMError,
+    lookup,
+    nearest,
 )
-from myllm.errors import ConfigError, InputError, Interrupted, MyLLMError, lookup, nearest
 from myllm.machine import use_available_cores
 from myllm.options import (
     BenchmarkOptions,
     ChatOptions,
     EvaluateOptions,
     GenerateOptions,
+    InspectBatchOptions,
     PrepareOptions,
     TrainOptions,
+    VerifyOptions,
     parse,
     plain_text_config,
 )
-
-if typing.TYPE_CHECKING:
-    from rich.console import Console
-
-    from myllm.checkpoint import RunFolder
-    from myllm.data import TokenFile
-    from myllm.train import Progress, Trainer
 
 log = logging.getLogger("myllm")
 _began = time.monotonic()  # when the program did: what `--minutes` counts from
@@ -54,197 +50,9 @@ _began = time.monotonic()  # when the program did: what `--minutes` counts from
 
 def train(options: TrainOptions) -> None:
     """Prepares the text, trains, tells the result and what to do next."""
-    from rich.console import Console
+    from myllm.train_command import train as run_training
 
-    console = Console(file=sys.stdout, highlight=False, markup=False, soft_wrap=True)
-    config = dataclasses.replace(
-        _run_config(options), text=plain_text_config(options.text)
-    ).validate()
-    if options.resume is not None:
-        trainer, token_file = _resumed(options, config)
-    else:
-        trainer, token_file = _started(options, config)
-    run = trainer.run
-    assert run is not None
-    if not options.quiet:
-        _say_plan(console, trainer, token_file)
-    from myllm.display import TrainingDisplay
-
-    with TrainingDisplay(console, _sampler(trainer, token_file), options.quiet) as display:
-        trainer.observer = display
-        progress = trainer.train()
-    if trainer.profiler.table and not options.quiet:
-        console.print(trainer.profiler.table)
-        console.print(f"Chrome trace: {trainer.profiler.trace_path}")
-    _say_result(console, run, progress, options.out)
-
-
-def _run_config(options: TrainOptions) -> RunConfig:
-    return RunConfig(options.preset, options.size, options.model, options.text, options.train)
-
-
-def _started(options: TrainOptions, config: RunConfig) -> tuple[Trainer, TokenFile]:
-    from myllm.checkpoint import RunFolder
-    from myllm.corpora import download_corpus, python_docs
-    from myllm.data import fitting_context, prepare, text_name
-    from myllm.device import choose_attention, choose_device
-    from myllm.model import ATTENTIONS
-    from myllm.optim import OPTIMIZERS, SCHEDULES
-    from myllm.recipe import fit_to_time
-    from myllm.tokenizer import TOKENIZERS
-
-    # before minutes of preparing: is all there that the configuration names?
-    device = choose_device(config.train.device)
-    lookup("attention", config.model.attention or "flash", ATTENTIONS)
-    lookup("optimizer", config.train.optimizer, OPTIMIZERS)
-    lookup("schedule", config.train.schedule, SCHEDULES)
-    lookup("tokenizer", config.text.tokenizer, TOKENIZERS)
-    _check_writable(Path(options.out))
-    folder = Path(config.text.data_dir)
-    text = config.text
-    if text.data is not None:
-        text = dataclasses.replace(text, paths=(str(download_corpus(text.data, folder)),))
-    elif not text.paths:
-        text = dataclasses.replace(text, paths=(str(python_docs(folder)),))
-    name = options.run or text_name(text)
-    token_file = prepare(text, config.model.vocab_size)
-    model = dataclasses.replace(
-        config.model,
-        vocab_size=token_file.tokenizer.vocab_size,
-        attention=config.model.attention or choose_attention(device),
-    )
-    config = dataclasses.replace(config, model=model)
-    if config.train.minutes is not None:
-        spent_s = time.monotonic() - _began
-        ranges = token_file.train_ranges, token_file.val_ranges
-        config = fit_to_time(config, options.named, *ranges, spent_s)
-    context = fitting_context(token_file, config.model.context_length)
-    model = dataclasses.replace(config.model, context_length=context)
-    if "-" in text.paths:  # standard input cannot be read twice; its copy can
-        paths = tuple(str(source) for source in token_file.source_paths)
-        text = dataclasses.replace(text, paths=paths)
-    config = dataclasses.replace(
-        config, model=model, text=dataclasses.replace(text, data=None)
-    ).validate()
-    trainer = _build_trainer(config, token_file)
-    trainer.attach(RunFolder.create(Path(options.out), name, config, token_file.tokenizer))
-    return trainer, token_file
-
-
-def _resumed(options: TrainOptions, config: RunConfig) -> tuple[Trainer, TokenFile]:
-    from myllm.checkpoint import find_run
-    from myllm.data import prepare
-
-    run = find_run(Path(options.out), options.resume)
-    saved = run.config
-    new, old = flat_values(config), flat_values(saved)
-    fixed = [
-        "preset",
-        "size",
-        *(f.name for f in dataclasses.fields(GPTConfig)),
-        "tokenizer",
-        "val_split",
-    ]
-    changed = [n for n in fixed if new[n] != old[n] and n not in ("dropout", "attention")]
-    if changed:
-        what = ", ".join(f"{name} {old[name]} → {new[name]}" for name in changed)
-        raise ConfigError(
-            f"cannot resume {run.name} with another model or tokenizer: {what}; leave these "
-            "settings out, or start a new run"
-        )
-    for name, value in new.items():
-        if value != old[name] and name not in ("paths", "data_dir"):
-            log.warning("%s changes from %s to %s", name, old[name], value)
-    token_file = prepare(config.text, config.model.vocab_size, run.tokenizer)
-    trainer = _build_trainer(config, token_file)
-    trainer.attach(run)
-    trainer.resume()
-    run.set_config(config)
-    return trainer, token_file
-
-
-def _build_trainer(config: RunConfig, token_file: TokenFile) -> Trainer:
-    import torch
-
-    from myllm.device import choose_device
-    from myllm.memory import check_memory
-    from myllm.model import GPTModel
-    from myllm.train import TextDataset, Trainer
-
-    check_memory(config.model, config.train, choose_device(config.train.device))
-    torch.manual_seed(config.train.seed)
-    model = GPTModel(config.model)
-    tokens, T, seed = token_file.tokens(), config.model.context_length, config.train.seed
-    batch_size = config.train.batch_size * config.train.accumulation_steps
-    return Trainer(
-        model,
-        TextDataset(tokens, token_file.train_ranges, T, batch_size, seed),
-        tokens,
-        token_file.val_ranges,
-        config.train,
-        byte_counts=token_file.tokenizer.byte_counts(),
-        fingerprint={
-            "text": token_file.text_hash,
-            "tokenizer": token_file.tokenizer.content_hash,
-        },
-    )
-
-
-def _check_writable(out: Path) -> None:
-    """Raises `InputError` before training rather than after it."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        probe = out / f".tmp-writable-{os.getpid()}"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise InputError(f"cannot write to {out}: {error.strerror}; name another --out") from None
-
-
-def _sampler(trainer: Trainer, token_file: TokenFile) -> Callable[[int], str]:
-    from myllm.generate import TextGenerator
-
-    generator = TextGenerator(trainer.model, token_file.tokenizer)
-
-    def write(step: int) -> str:
-        sampling = SamplingConfig(max_new_tokens=60, sample_seed=step, ignore_end=True)
-        return generator.generate("", sampling).strip()
-
-    return write
-
-
-def _say_plan(console: Console, trainer: Trainer, token_file: TokenFile) -> None:
-    shape, config = trainer.model.config, trainer.config
-    names = f"{token_file.n_documents:,} documents" if token_file.n_documents > 1 else "1 document"
-    per_step = trainer.train_data.batch_size * shape.context_length
-    dtype = str(trainer.dtype).removeprefix("torch.")
-    begin = f"from step {trainer.step} " if trainer.step else ""
-    assert trainer.run is not None
-    console.print(
-        f"text    {token_file.n_characters:,} characters, {token_file.n_tokens:,} tokens "
-        f"({token_file.tokenizer.kind}, vocabulary {token_file.tokenizer.vocab_size:,}), {names}"
-    )
-    console.print(
-        f"model   {trainer.model.count_parameters():,} parameters: {shape.n_layers} layers, "
-        f"{shape.d_model} wide, {shape.n_heads} heads, context {shape.context_length}"
-    )
-    console.print(f"device  {trainer.device}, {dtype}")
-    console.print(
-        f"steps   {begin}to {config.max_steps:,}, {per_step:,} tokens each "
-        f"({config.max_steps * per_step / token_file.n_tokens:.1f} times the text)"
-    )
-    console.print(f"saved   in {trainer.run.path}")
-
-
-def _say_result(console: Console, run: RunFolder, progress: Progress, out: str) -> None:
-    where = f" --out {out}" if out != "checkpoints" else ""
-    console.print(
-        f"best validation loss {progress.best_loss:.4f} nats per token, "
-        f"{progress.best_bits_per_byte:.4f} bits per byte, at step {progress.best_step}"
-    )
-    console.print(f"the model is in {run.path}; try")
-    console.print(f'  myllm generate "Once upon a time" --run {run.name}{where}')
-    console.print(f"  myllm chat --run {run.name}{where}")
+    run_training(options, _began)
 
 
 # --------------------------------------------------------------- the other verbs
@@ -326,6 +134,44 @@ def prepare_text(options: PrepareOptions) -> None:
     print(f"train on it with: myllm train {made.folder}")
 
 
+def verify(options: VerifyOptions) -> None:
+    """Prints a table of what is whole and what is damaged."""
+    from myllm.checkpoint import find_run
+    from myllm.verification import check_run
+
+    run = find_run(Path(options.out), options.run)
+    findings = check_run(run)
+    width = max(len(finding.name) for finding in findings)
+    for found in findings:
+        print(f"{found.name:{width}}  {found.n_bytes:>15,} bytes  {found.damage or 'whole'}")
+    if damaged := [finding.name for finding in findings if finding.damage]:
+        raise CheckpointError(
+            f"run {run.name} is damaged: {', '.join(damaged)}; myllm train --resume "
+            f"{run.resume_name} goes on from its newest whole checkpoint"
+        )
+
+
+def inspect_batch(options: InspectBatchOptions) -> None:
+    """Prints the windows of a batch."""
+    from myllm.checkpoint import find_run
+    from myllm.data import prepare
+    from myllm.dataset import TextDataset
+    from myllm.display import printable
+
+    if options.step < 0:
+        raise ConfigError(f"step {options.step}: the first one is 0")
+    run = find_run(Path(options.out), options.run)
+    config, tokenizer = run.config, run.tokenizer
+    token_file = prepare(config.text, config.model.vocab_size, tokenizer)
+    tokens, T = token_file.tokens(), config.model.context_length
+    batch_size = config.train.batch_size * config.train.accumulation_steps
+    dataset = TextDataset(tokens, token_file.train_ranges, T, batch_size, config.train.seed)
+    for i, start in enumerate(dataset.window_starts(options.step)):
+        print(f"--- window {i}: tokens {start:,} to {start + T:,} of {len(tokens):,}")
+        text = tokenizer.decode([int(token) for token in tokens[start : start + T + 1]])
+        print(printable(text))
+
+
 def benchmark(options: BenchmarkOptions) -> None:
     """Prints a table of speeds."""
     from rich.console import Console
@@ -366,6 +212,8 @@ VERBS: dict[str, tuple[type[Any], Callable[[Any], None]]] = {
     "chat": (ChatOptions, chat),
     "evaluate": (EvaluateOptions, evaluate),
     "prepare": (PrepareOptions, prepare_text),
+    "verify": (VerifyOptions, verify),
+    "inspect-batch": (InspectBatchOptions, inspect_batch),
     "benchmark": (BenchmarkOptions, benchmark),
 }
 
@@ -386,20 +234,31 @@ def main(args: Sequence[str] | None = None) -> int:
     log.handlers[:] = [handler]
     log.setLevel(logging.WARNING if "--quiet" in args else logging.INFO)
     try:
-        return _dispatch(args)
+        with signals.raised():
+            return _dispatch(args)
     except MyLLMError as error:
         if "--debug" in args:
             traceback.print_exc()
-        print(f"myllm: {' '.join(str(error).split())}", file=sys.stderr)
+        _tell(" ".join(str(error).split()))
         return error.exit_code
     except RuntimeError as error:
         return _out_of_memory(error)
-    except KeyboardInterrupt:
-        print("myllm: interrupted", file=sys.stderr)
-        return Interrupted("", signal.SIGINT).exit_code
-    except BrokenPipeError:  # the reader of our output has left, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except KeyboardInterrupt as error:
+        number = getattr(error, "number", signal.SIGINT)
+        _tell("interrupted; what was saved before is intact")
+        return Interrupted("", number).exit_code
+    except OSError as error:
+        if error.errno not in (errno.EPIPE, errno.EIO):
+            raise
+        from myllm.display import silence
+
+        silence(sys.stdout)  # its reader has left, as `head` does, or the terminal is closed
         return 0
+
+
+def _tell(message: str) -> None:
+    with contextlib.suppress(OSError):  # the terminal is closed
+        print(f"myllm: {message}", file=sys.stderr, flush=True)
 
 
 def _out_of_memory(error: RuntimeError) -> int:
@@ -410,7 +269,7 @@ def _out_of_memory(error: RuntimeError) -> int:
     known = out_of_memory(error, remedy)
     if known is None:
         raise error
-    print(f"myllm: {known}", file=sys.stderr)
+    _tell(str(known))
     return known.exit_code
 
 

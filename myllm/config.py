@@ -168,7 +168,9 @@ class TrainConfig:
     grad_clip: float = 1.0  # the largest norm of a step's gradient (0: off)
     eval_interval: int | None = None  # steps between evaluations (None: ten in the run)
     patience: int | None = None  # stop after so many evaluations without a better loss
-    keep: int = 2  # checkpoints kept besides the best one
+    keep: int = 2  # checkpoints kept besides the best one, never fewer than two
+    on_nonfinite: str = "stop"  # a loss of NaN or infinity: stop, rollback (and skip the batch)
+    on_disk_full: str = "stop"  # no room for a checkpoint: stop, wait (until there is)
     dtype: str | None = None  # float32, bfloat16, float16 (None: what is fastest here)
     compile: bool | None = None  # torch.compile the blocks (None: where the run is long enough)
     activation_checkpointing: bool = False  # far less memory, a third more time
@@ -210,6 +212,8 @@ class TrainConfig:
             raise ConfigError(
                 f"min_learning_rate {self.min_learning_rate}: it is a share of the peak, 0 to 1"
             )
+        lookup("on_nonfinite", self.on_nonfinite, ("stop", "rollback"))
+        lookup("on_disk_full", self.on_disk_full, ("stop", "wait"))
         if self.dtype is not None:
             lookup("dtype", self.dtype, DTYPE_NAMES)
         return self
@@ -276,7 +280,7 @@ class RunConfig:
 # in that time, and PyTorch has no fused attention with dropout on CPUs.
 SIZES: dict[str, dict[str, Any]] = {
     "cpu": dict(
-        d_model=160, n_layers=4, n_heads=5, context_length=128, vocab_size=0, dropout=0.0,
+        d_model=160, n_layers=4, n_heads=4, context_length=128, vocab_size=0, dropout=0.0,
         batch_size=16, max_steps=600, warmup_steps=30,
     ),
     "gpu": dict(

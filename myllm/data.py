@@ -9,16 +9,13 @@ Text passes through in pieces, so that memory does not grow with it.
 
 from __future__ import annotations
 
-import errno
+import contextlib
 import hashlib
-import json
 import logging
 import math
 import os
 import re
-import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -26,8 +23,19 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from myllm.config import DataConfig
-from myllm.errors import DiskFullError, InputError
+from myllm.errors import InputError
 from myllm.sources import PIECE_BYTES, Source, find_sources, read_pieces, text_hash, text_name
+from myllm.storage import (
+    Damaged,
+    check_files,
+    discard,
+    disk,
+    made_by_one_process,
+    read_manifest,
+    require_room,
+    sealed_folder,
+    write_errors,
+)
 from myllm.tokenizer import Tokenizer, build_tokenizer
 
 log = logging.getLogger(__name__)
@@ -38,6 +46,7 @@ Range = tuple[int, int]
 BATCH_CHARACTERS = 1 << 21  # text encoded at once: what the memory of preparing is bounded by
 SAMPLE_BYTES = 64 << 20  # text from which byte pairs are learned
 MIN_TOKENS = 64  # below this nothing can be learned or measured
+SIDECAR = "tokens.json"
 VALIDATION_SHARE = 0.1
 VALIDATION_MAX_TOKENS = 250_000  # enough to measure the loss to a thousandth
 VALIDATION_PIECES = 10
@@ -126,21 +135,68 @@ def prepare(
     vocab_size = vocab_size or choose_vocab_size(n_bytes)
     wanted = tokenizer.content_hash if tokenizer else f"{config.tokenizer} {vocab_size}"
     key = hashlib.sha256(f"{fingerprint} {wanted}".encode()).hexdigest()
-    folder = out or Path(config.data_dir) / f"{text_name(config)}-{key[:12]}"
-    if folder.exists():
-        try:
-            if _sidecar(folder)["key"] == key:
-                return open_token_file(folder, config.val_split)
-        except InputError:
-            if out is None:  # ours, and damaged: make it anew
-                shutil.rmtree(folder)
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise InputError(f"{folder} exists and holds something else: name another --out")
-    with _made_atomically(folder) as unfinished:
-        if tokenizer is None:
-            tokenizer = _train_tokenizer(sources, config, vocab_size, n_bytes)
-        _write_tokens(unfinished, sources, config, tokenizer, fingerprint, key)
+    name = f"{text_name(config)}-{key[:12]}"
+    folder = out or _made_before(config, fingerprint, wanted) or Path(config.data_dir) / name
+    try:
+        if there := _existing(folder, fingerprint, wanted, config):
+            return there
+    except InputError as error:
+        if out is not None:
+            raise
+        log.warning("%s; it is made again", error)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot write {folder}: {error.strerror}") from None
+    what, remedy = "make a token file", "make room, or name another --data-dir"
+    with write_errors(what, folder.parent, n_bytes, remedy), made_by_one_process(folder):
+        require_room(folder.parent, n_bytes)
+        with contextlib.suppress(InputError):
+            if there := _existing(folder, fingerprint, wanted, config):
+                return there  # another process has made it meanwhile
+        if out is None:
+            discard(folder)
+        facts: dict[str, Any] = {"format": 2, "made_for": wanted, "text_hash": fingerprint}
+        facts["sources"] = [asdict(source) for source in sources]
+        with sealed_folder(folder, SIDECAR, facts) as unfinished:
+            if tokenizer is None:
+                tokenizer = _train_tokenizer(sources, config, vocab_size, n_bytes)
+            facts |= _write_tokens(unfinished, sources, config, tokenizer)
+            facts["tokenizer_hash"] = tokenizer.content_hash
     return open_token_file(folder, config.val_split)
+
+
+def _existing(folder: Path, fingerprint: str, wanted: str, config: DataConfig) -> TokenFile | None:
+    """What was prepared before in `folder`.
+
+    Raises:
+        InputError: it is damaged, or something else is there.
+    """
+    if not folder.exists() or folder.is_dir() and not any(folder.iterdir()):
+        return None
+    if not folder.is_dir() or not (folder / SIDECAR).exists():
+        raise InputError(f"{folder} exists and holds something else: name another --out")
+    if not _is_of(_sidecar(folder), fingerprint, wanted):
+        raise InputError(
+            f"{folder} holds something else, another text's tokens: name another --out"
+        )
+    return open_token_file(folder, config.val_split)
+
+
+def _made_before(config: DataConfig, fingerprint: str, wanted: str) -> Path | None:
+    """A folder with the ids of this text by this tokenizer, whatever it was made for."""
+    for path in sorted(Path(config.data_dir).glob(f"{text_name(config)}-*/{SIDECAR}")):
+        try:
+            if _is_of(_sidecar(path.parent), fingerprint, wanted):
+                return path.parent
+        except InputError:
+            continue  # damaged: made again, if it is the one
+    return None
+
+
+def _is_of(sidecar: dict[str, Any], fingerprint: str, wanted: str) -> bool:
+    tokenizers = (sidecar["made_for"], sidecar["tokenizer_hash"])
+    return sidecar["text_hash"] == fingerprint and wanted in tokenizers
 
 
 def open_token_file(folder: Path, val_split: str = "spread") -> TokenFile:
@@ -153,13 +209,14 @@ def open_token_file(folder: Path, val_split: str = "spread") -> TokenFile:
     Raises:
         InputError: something is missing, damaged or of another tokenizer.
     """
-    sidecar = _sidecar(folder)
-    tokenizer = Tokenizer.load(folder / "tokenizer.json")
     remedy = "delete the folder and prepare it again"
-    if tokenizer.content_hash != sidecar["tokenizer_hash"]:
-        raise InputError(f"{folder}: tokenizer.json is not the one it was made with; {remedy}")
     try:
+        sidecar = _sidecar(folder)
+        check_files(folder, SIDECAR, ("tokenizer.json", "tokens.npy"))
+        tokenizer = Tokenizer.load(folder / "tokenizer.json")
         tokens = np.load(folder / "tokens.npy", mmap_mode="r", allow_pickle=False)
+    except Damaged as error:
+        raise InputError(f"{error}; {remedy}") from None
     except (OSError, ValueError, EOFError) as error:
         raise InputError(f"{folder / 'tokens.npy'} cannot be read ({error}); {remedy}") from None
     n_tokens = sidecar["n_tokens"]
@@ -258,38 +315,27 @@ def _halved(text: str) -> list[str]:
 
 
 def _write_tokens(
-    folder: Path,
-    sources: list[Source],
-    config: DataConfig,
-    tokenizer: Tokenizer,
-    fingerprint: str,
-    key: str,
-) -> None:
+    folder: Path, sources: list[Source], config: DataConfig, tokenizer: Tokenizer
+) -> dict[str, int]:
+    """Writes ids and tokenizer; returns the counts."""
     dtype = _id_dtype(tokenizer)
     counts = dict(n_tokens=0, n_characters=0, n_bytes=0, n_documents=0)
-    with (folder / "tokens.npy").open("wb") as file:
-        _write_header(file, dtype, 0)
-        for batch in _batches(sources, config, tokenizer):
-            for ids in batch.ids:
-                file.write(ids.astype(dtype).tobytes())
-                counts["n_tokens"] += len(ids)
-            for name in ("n_characters", "n_bytes", "n_documents"):
-                counts[name] += getattr(batch, name)
-        _write_header(file, dtype, counts["n_tokens"])
-        file.flush()
-        os.fsync(file.fileno())
+
+    def write(path: Path) -> None:
+        with path.open("wb") as file:
+            _write_header(file, dtype, 0)
+            for batch in _batches(sources, config, tokenizer):
+                for ids in batch.ids:
+                    file.write(ids.astype(dtype).tobytes())
+                    counts["n_tokens"] += len(ids)
+                for name in ("n_characters", "n_bytes", "n_documents"):
+                    counts[name] += getattr(batch, name)
+            _write_header(file, dtype, counts["n_tokens"])
+
+    disk.write(folder / "tokens.npy", write)
     split_ranges(counts["n_tokens"])  # a text that is too short is refused before it has a name
-    tokenizer.save(folder / "tokenizer.json")
-    sidecar: dict[str, Any] = {
-        "format": 1,
-        "key": key,
-        **counts,
-        "dtype": dtype.name,
-        "tokenizer_hash": tokenizer.content_hash,
-        "text_hash": fingerprint,
-        "sources": [asdict(source) for source in sources],
-    }
-    (folder / "tokens.json").write_text(json.dumps(sidecar, indent=1), encoding="utf-8")
+    disk.write(folder / "tokenizer.json", tokenizer.save)
+    return counts
 
 
 def _write_header(file: BinaryIO, dtype: np.dtype, n_tokens: int) -> None:
@@ -315,32 +361,19 @@ def _id_dtype(tokenizer: Tokenizer) -> np.dtype:
 
 
 def _sidecar(folder: Path) -> dict[str, Any]:
+    """What `tokens.json` says.
+
+    Raises:
+        InputError: it is missing, altered, or not of a prepared folder.
+    """
     wanted = {
-        "key": str, "n_tokens": int, "n_characters": int, "n_bytes": int, "n_documents": int,
-        "tokenizer_hash": str, "text_hash": str, "sources": list,
+        "made_for": str, "tokenizer_hash": str, "text_hash": str, "sources": list,
+        "n_tokens": int, "n_characters": int, "n_bytes": int, "n_documents": int,
     }  # fmt: skip
     try:
-        content = json.loads((folder / "tokens.json").read_text(encoding="utf-8"))
-        if all(type(content[name]) is kind for name, kind in wanted.items()):
-            return content
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        pass
-    raise InputError(f"{folder} is not a prepared folder, or damaged: delete it and prepare again")
-
-
-@contextmanager
-def _made_atomically(folder: Path) -> Iterator[Path]:
-    """A folder to fill, which gets its name only when it is whole."""
-    unfinished = folder.with_name(f".tmp-{folder.name}-{os.getpid()}")
-    try:
-        unfinished.mkdir(parents=True)
-        yield unfinished
-        if folder.is_dir():
-            folder.rmdir()  # an empty one that the user made
-        os.replace(unfinished, folder)
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise DiskFullError(f"no room left in {folder.parent} for the token file") from None
-        raise InputError(f"cannot write {folder}: {error.strerror}") from None
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+        content = read_manifest(folder, SIDECAR)
+    except Damaged as error:
+        raise InputError(f"{error}: delete {folder} and prepare it again") from None
+    if not all(type(content.get(name)) is kind for name, kind in wanted.items()):
+        raise InputError(f"{folder} is not a prepared folder: name another, or prepare one")
+    return content

@@ -59,12 +59,16 @@ class TextDataset:
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
         """The tokens and targets (B, T) of a step, int64 on the CPU."""
-        first = step * self.batch_size
-        index = range(first, first + self.batch_size)
-        starts = [self._epoch_starts(i // len(self))[i % len(self)] for i in index]
+        starts = self.window_starts(step)
         rows = np.stack([self.tokens[s : s + self.context_length + 1] for s in starts])
         windows = torch.from_numpy(rows.astype(np.int64))  # (B, T + 1)
         return windows[:, :-1], windows[:, 1:]
+
+    def window_starts(self, step: int) -> list[int]:
+        """Where the windows of a step's batch begin in `tokens`."""
+        first = step * self.batch_size
+        index = range(first, first + self.batch_size)
+        return [int(self._epoch_starts(i // len(self))[i % len(self)]) for i in index]
 
     def _epoch_starts(self, epoch: int) -> np.ndarray:
         """Where the windows of an epoch begin, in the order of their use."""
@@ -77,3 +81,11 @@ class TextDataset:
             ]
             self._epoch = (epoch, rng.permutation(np.concatenate(starts)))
         return self._epoch[1]
+
+
+def batch_number(step: int, skipped: Sequence[int]) -> int:
+    """Which batch a step learns from: those that a run leaves out move the others forward."""
+    number = step
+    for left_out in sorted(skipped):
+        number += left_out <= number
+    return number

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
@@ -27,6 +28,32 @@ def nonfinite_report(model: nn.Module) -> str:
     if good:
         parts.append("largest finite: " + ", ".join(f"{n} ({norms[n]:.3g})" for n in good))
     return "gradients " + "; ".join(parts) if parts else "no gradient was computed"
+
+
+@dataclass
+class LossWatch:
+    """Running mean and variance of the loss, which tell a spike; kept in checkpoints."""
+
+    count: int = 0
+    mean: float = 0.0
+    variance: float = 0.0
+
+    SHARE, LEAST, Z_SCORE = 0.05, 40, 6.0  # of a new loss; losses before the first verdict; limit
+
+    def add(self, loss: float) -> float | None:
+        """Takes in a loss; returns its z-score if it is a spike."""
+        deviation = math.sqrt(self.variance)
+        high = self.mean + self.Z_SCORE * deviation
+        spike = self.count >= self.LEAST and loss > high
+        score = (loss - self.mean) / max(deviation, 1e-9)
+        if spike:
+            loss = high  # one outlier does not make the next ones normal
+        share = max(self.SHARE, 1 / (self.count + 1))
+        difference = loss - self.mean
+        self.mean += share * difference
+        self.variance = (1 - share) * (self.variance + share * difference**2)
+        self.count += 1
+        return score if spike else None
 
 
 class StepProfiler:

@@ -230,13 +230,16 @@ def _floored(factor: float, config: TrainConfig) -> float:
     return config.min_learning_rate + (1 - config.min_learning_rate) * factor
 
 
-def get_scheduler(optimizer: Optimizer, config: TrainConfig, start_step: int = 0) -> LambdaLR:
+def get_scheduler(
+    optimizer: Optimizer, config: TrainConfig, start_step: int = 0, scale: float = 1.0
+) -> LambdaLR:
     """A scheduler whose learning rate at each step is that of `learning_rate_factor`.
 
     Args:
         optimizer: its groups' `lr` are the peaks.
         config: `schedule`, `warmup_steps`, `max_steps`, `min_learning_rate`.
         start_step: the step to begin at, for a resumed run.
+        scale: what every rate is multiplied with.
 
     Raises:
         ConfigError: unknown schedule.
@@ -244,5 +247,7 @@ def get_scheduler(optimizer: Optimizer, config: TrainConfig, start_step: int = 0
     for group in optimizer.param_groups:
         group.setdefault("initial_lr", group["lr"])
     return LambdaLR(
-        optimizer, lambda step: learning_rate_factor(step, config), last_epoch=start_step - 1
+        optimizer,
+        lambda step: scale * learning_rate_factor(step, config),
+        last_epoch=start_step - 1,
     )

@@ -111,6 +111,21 @@ class PrepareOptions:
 
 
 @dataclass(frozen=True)
+class VerifyOptions(Common):
+    """Check every file of a run: checkpoints, settings, tokenizer, metrics."""
+
+    run: tyro.conf.Positional[str | None] = None  # the run's name or folder (None: the newest)
+
+
+@dataclass(frozen=True)
+class InspectBatchOptions(Common):
+    """Show the text of the batch that a training step learned from."""
+
+    run: tyro.conf.Positional[str] = ""  # the run's name or folder
+    step: tyro.conf.Positional[int] = 0  # the batch's number: that of the step, from 0 on
+
+
+@dataclass(frozen=True)
 class BenchmarkOptions:
     """Measure training and generation speed on this machine."""
 

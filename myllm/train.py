@@ -7,23 +7,19 @@ from __future__ import annotations
 
 import logging
 import math
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from myllm.acceleration import checked_device, compile_blocks, compiling_pays, uncompiled
-from myllm.checkpoint import Checkpoint, RunFolder, load_weights, model_tensors
+from myllm.checkpoint import Checkpoint, RunFolder, host_copies, load_weights, model_tensors
 from myllm.config import TrainConfig
-from myllm.dataset import TextDataset
-from myllm.debug import StepProfiler, nonfinite_report
+from myllm.dataset import TextDataset, batch_number
+from myllm.debug import StepProfiler
 from myllm.device import (
     autocast,
     choose_device,
@@ -31,17 +27,24 @@ from myllm.device import (
     out_of_memory,
     use_fast_products,
 )
-from myllm.errors import InputError, Interrupted, NonFiniteError
-from myllm.evaluate import Evaluation, evaluate, language_loss
-from myllm.model import GPTModel
-from myllm.optim import (
-    build_optimizer,
-    get_scheduler,
-    load_optimizer_tensors,
-    optimizer_tensors,
+from myllm.errors import (
+    CheckpointError,
+    InputError,
+    Interrupted,
+    NonFiniteError,
 )
+from myllm.evaluate import Evaluation, evaluate
+from myllm.model import GPTModel
+from myllm.optim import load_optimizer_tensors, optimizer_tensors
+from myllm.progress import Metrics, Progress
+from myllm.saving import BackgroundSaver
+from myllm.signals import Deferred
+from myllm.update import Updater
 
 log = logging.getLogger(__name__)
+
+MOST_ROLLBACKS = 3
+ROLLBACK_RATE = 0.5  # what the learning rate is multiplied with after the first rollback
 
 
 class Observer:
@@ -55,34 +58,6 @@ class Observer:
 
     def on_evaluation(self, record: Metrics, is_best: bool) -> None:
         """The validation loss has been measured and the checkpoint saved."""
-
-
-@dataclass(frozen=True)
-class Metrics:
-    """A line of `metrics.jsonl`. Losses are in nats per token, times in seconds."""
-
-    step: int
-    elapsed_s: float
-    train_loss: float
-    val_loss: float
-    val_bits_per_byte: float
-    learning_rate: float
-    grad_norm: float
-    tokens_per_second: float
-
-
-@dataclass
-class Progress:
-    """The counters that a checkpoint keeps, so that a resumed run goes on as if never stopped."""
-
-    step: int = 0
-    elapsed_s: float = 0.0
-    best_loss: float = math.inf
-    best_bits_per_byte: float = math.inf
-    best_step: int = 0
-    evaluations_since_best: int = 0
-    loss_sum: float = 0.0  # of the steps since the last evaluation
-    loss_count: int = 0
 
 
 class Trainer:
@@ -116,7 +91,7 @@ class Trainer:
             ConfigError: a value out of its limits, or a device that is not there.
             InputError: `train_data` has another batch size.
         """
-        self.config = config.validate()
+        self.config = config = config.validate()
         expected = config.batch_size * config.accumulation_steps
         if train_data.batch_size != expected:
             raise InputError(
@@ -131,19 +106,20 @@ class Trainer:
         self.model = model.to(self.device)
         self.model.recompute = config.activation_checkpointing
         self.train_data, self.val_tokens = train_data, val_tokens
+        if config.compile is None:  # decided once: a resumed run does as it did before
+            flops = model.estimate_flops_per_token() * self._tokens_per_step * config.max_steps
+            self.config = replace(config, compile=compiling_pays(self.device, flops))
         n_val = 0 if val_tokens is None else len(val_tokens)
         self.val_ranges = [(0, n_val)] if val_ranges is None else list(val_ranges)
         vocab_size = model.config.vocab_size
         self.byte_counts = np.ones(vocab_size, int) if byte_counts is None else byte_counts
         self.observer = observer or Observer()
         self.fingerprint = fingerprint or {}
-        self.optimizer = build_optimizer(model, config)
-        self.scheduler = get_scheduler(self.optimizer, config)
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
+        self.updater = Updater(self.model, self.config, self.device, self.dtype)
         self.progress = Progress()
         self.profiler = StepProfiler(config.profile)
-        self._signal: int | None = None
         self._tensorboard: Any = None
+        self._saver: BackgroundSaver | None = None
         self.run: RunFolder | None = None
         if run is not None:
             self.attach(run)
@@ -155,6 +131,8 @@ class Trainer:
             InputError: TensorBoard is asked for and not installed.
         """
         self.run = run
+        waits = self.config.on_disk_full == "wait"
+        self._saver = BackgroundSaver(run, self.config.keep, waits)
         self.profiler.trace_path = run.path / "trace.json"
         if self.config.tensorboard:
             self._tensorboard = _open_tensorboard(run)
@@ -170,59 +148,97 @@ class Trainer:
         Raises:
             NonFiniteError: the loss or a gradient is not finite; the update was not made.
             OutOfMemoryError: the device has too little memory.
-            Interrupted: SIGINT or SIGTERM; the step was finished and saved.
+            Interrupted: a signal came; the step was finished and saved.
+            DiskFullError: there was no room to save; what was saved earlier is intact.
         """
-        self._compile_if_it_pays()
+        if self.run is not None:
+            self.run.lock()
+        with Deferred(self._stop_waiting) as signals, self.profiler:
+            try:
+                self._prepare()
+                self._loop(signals)
+            finally:
+                if self._saver is not None and not signals.twice:
+                    self._saver.join()
+                if self.run is not None:
+                    self.run.unlock()
+        return self.progress
+
+    def _prepare(self) -> None:
+        if self.config.compile:
+            tokens = self.train_data.batch(self.step)[0][: self.config.batch_size]
+            precision = autocast(self.device, self.dtype)
+            compile_blocks(self.model.train(), tokens.to(self.device), precision)
+        if self.run is not None and self.config.on_nonfinite == "rollback":
+            if not self.run.steps():
+                self.save()  # something to roll back to
         self.observer.on_start(self)
-        with self._signals_deferred(), self.profiler:
-            while self.step < self.config.max_steps and not self._out_of_patience():
-                self.profiler.step()
-                start = time.perf_counter()
-                loss, grad_norm = self._update(*self.train_data.batch(self.step))
+
+    def _loop(self, signals: Deferred) -> None:
+        while self.step < self.config.max_steps and not self._out_of_patience():
+            if signals.received is not None:
+                self._stop(signals.received)
+            self.profiler.step()
+            start = time.perf_counter()
+            number = batch_number(self.step, self.progress.skipped)
+            tokens, targets = self.train_data.batch(number)
+            try:
+                loss, grad_norm = self.updater.update(tokens, targets, self.step)
                 seconds = time.perf_counter() - start
                 self._count_step(loss, seconds)
                 if self._evaluation_is_due():
                     self._evaluate_and_save(grad_norm, self._tokens_per_step / seconds)
-                if self._signal is not None:
-                    self._stop(self._signal)
-        return self.progress
+            except NonFiniteError as error:
+                self._roll_back(error, number)
+            if self.updater.config is not self.config:
+                self._keep_smaller_parts()
 
-    def _update(self, tokens: Tensor, targets: Tensor) -> tuple[float, float]:
-        """One optimizer step from a batch (k·B, T); returns loss and gradient norm."""
-        self.model.train()
-        # dropout is a function of seed and step: no generator state has to be kept
-        torch.manual_seed((self.config.seed << 32) + self.step)
-        k = self.config.accumulation_steps
-        total = torch.zeros((), device=self.device)
-        with self._memory_watched(), self._anomaly_watched():
-            for inputs, labels in zip(tokens.chunk(k), targets.chunk(k)):
-                inputs, labels = (t.to(self.device, non_blocking=True) for t in (inputs, labels))
-                with autocast(self.device, self.dtype):
-                    loss = language_loss(self.model, inputs, labels) / k
-                self.scaler.scale(loss).backward()
-                total += loss.detach()
-            self.scaler.unscale_(self.optimizer)
-            limit = self.config.grad_clip or math.inf
-            norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit)
-        values = total.item(), norm.item()
-        self._check_finite(*values)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.scheduler.step()
-        self.model.zero_grad(set_to_none=True)
-        return values
+    def _roll_back(self, error: NonFiniteError, number: int) -> None:
+        """Goes back to the last good checkpoint, to leave out the batch that led to `error`.
 
-    def _check_finite(self, loss: float, grad_norm: float) -> None:
-        """Raises `NonFiniteError`; with a scaler, an infinite gradient only lowers its scale."""
-        scaling = self.scaler.is_enabled() and self.scaler.get_scale() > 1
-        if math.isfinite(loss) and (math.isfinite(grad_norm) or scaling):
-            return
-        rate = self.scheduler.get_last_lr()[0]
-        raise NonFiniteError(
-            f"step {self.step}: loss {loss}, gradient norm {grad_norm}; the update was not made; "
-            f"{nonfinite_report(self.model)}; try --learning-rate {rate / 3:.2g} (now {rate:.2g}),"
-            " --dtype float32, a smaller --grad-clip, or --detect-anomaly to find the operation"
-        )
+        Raises:
+            NonFiniteError: that is not wanted, or was done too often.
+        """
+        if self.run is None:
+            raise error
+        shown = f"myllm inspect-batch {self.run.resume_name} {number} shows the batch"
+        if self.config.on_nonfinite != "rollback":
+            raise NonFiniteError(f"{error}; {shown}") from None
+        skipped = [*self.progress.skipped, number]
+        if len(skipped) > MOST_ROLLBACKS:
+            raise NonFiniteError(
+                f"given up after {MOST_ROLLBACKS} rollbacks: {error}; {shown}"
+            ) from None
+        assert self._saver is not None
+        self._saver.join()
+        failed_step = self.step
+        self._restore(self.run.load("last"))
+        self.progress.skipped, self.progress.rate_scale = skipped, ROLLBACK_RATE
+        self.updater.set_schedule(self.step, ROLLBACK_RATE)
+        log.warning("%s", str(error).partition(";")[0])
+        log.warning(
+            "rolled back to step %d; batch %d is left out, the learning rate is %g of what it was",
+            self.step, skipped[-1], ROLLBACK_RATE,
+        )  # fmt: skip
+        event = {"step": self.step, "event": "rollback", "failed_step": failed_step}
+        event |= {"left_out_batch": skipped[-1], "learning_rate_scale": ROLLBACK_RATE}
+        self.run.append_metrics(event)
+
+    def _keep_smaller_parts(self) -> None:
+        """Notes the parts that fit the memory, for resumed runs, too."""
+        self.config = self.updater.config
+        if self.run is not None:
+            kept = self.run.config
+            train = replace(
+                kept.train,
+                batch_size=self.config.batch_size,
+                accumulation_steps=self.config.accumulation_steps,
+            )
+            self.run.set_config(replace(kept, train=train))
+
+    def _stop_waiting(self) -> None:
+        if self._saver is not None:
+            self._saver.give_up()
 
     def _count_step(self, loss: float, seconds: float) -> None:
         p = self.progress
@@ -230,6 +246,11 @@ class Trainer:
         p.elapsed_s += seconds
         p.loss_sum += loss
         p.loss_count += 1
+        if (z_score := p.watch.add(loss)) is not None:
+            log.warning(
+                "step %d: the loss rose to %.3f, %.1f standard deviations above its mean of %.3f",
+                p.step, loss, z_score, p.watch.mean,
+            )  # fmt: skip
         self.observer.on_step(p.step, loss, self._tokens_per_step / seconds)
 
     @property
@@ -257,7 +278,7 @@ class Trainer:
             train_loss=p.loss_sum / p.loss_count,
             val_loss=measured.loss,
             val_bits_per_byte=measured.bits_per_byte,
-            learning_rate=float(self.scheduler.get_last_lr()[0]),
+            learning_rate=self.updater.learning_rate,
             grad_norm=grad_norm,
             tokens_per_second=round(tokens_per_second, 1),
         )
@@ -275,58 +296,98 @@ class Trainer:
         """The loss over the whole validation split; NaN where there is none."""
         if self.val_tokens is None:
             return Evaluation(math.nan, math.nan, 0)
-        return evaluate(
-            self.model,
-            self.val_tokens,
-            self.val_ranges,
-            self.byte_counts,
-            2 * self.config.batch_size,
-            autocast(self.device, self.dtype),
-        )
+        n_windows = 2 * self.config.batch_size
+        precision = autocast(self.device, self.dtype)
+        while True:
+            try:
+                return evaluate(
+                    self.model, self.val_tokens, self.val_ranges, self.byte_counts, n_windows,
+                    precision,
+                )  # fmt: skip
+            except RuntimeError as error:
+                if n_windows == 1 or out_of_memory(error, "") is None:
+                    raise
+            n_windows //= 2
 
     def save(self, is_best: bool = False) -> None:
-        """Saves a checkpoint of the present step, if there is a run folder."""
-        if self.run is None:
-            return
-        progress: dict[str, Any] = asdict(self.progress)
-        if math.isinf(self.progress.best_loss):  # JSON has no infinity
-            progress |= {"best_loss": None, "best_bits_per_byte": None}
-        state = {
-            "progress": progress,
-            "scaler": self.scaler.state_dict(),
-            "fingerprint": self.fingerprint,
-            "torch": torch.__version__,
-            "threads": torch.get_num_threads(),
-        }
-        tensors = optimizer_tensors(self.model, self.optimizer)
-        checkpoint = Checkpoint(self.step, model_tensors(self.model), tensors, state)
-        self.run.save(checkpoint, is_best, self.config.keep)
+        """Begins to save a checkpoint of the present step, if there is a run folder.
 
-    def resume(self) -> None:
-        """Takes up the run where its last good checkpoint left it.
+        Training may go on meanwhile; `train` returns when all is saved.
 
         Raises:
-            CheckpointError: there is no good checkpoint.
-            InputError: it was trained on another text or tokenizer, or no checkpoint exists.
+            NonFiniteError: a weight is not finite; nothing is saved.
+            DiskFullError, InputError: the save before this one failed.
+        """
+        if self.run is None or self._saver is None:
+            return
+        state = {"progress": self.progress.to_json(), "scaler": self.updater.scaler.state_dict()}
+        facts = {
+            **self.fingerprint,
+            "torch": torch.__version__,
+            "threads": torch.get_num_threads(),
+            "device": self.device.type,
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "world_size": 1,
+        }
+        model = host_copies(model_tensors(self.model))
+        bad = [name for name, tensor in model.items() if not tensor.isfinite().all()]
+        if bad:
+            raise NonFiniteError(
+                f"step {self.step}: {bad[0]} holds NaN or infinity, so it is not saved; earlier "
+                f"checkpoints are intact; try --learning-rate {self.config.learning_rate / 3:.2g}"
+            )
+        optimizer = host_copies(optimizer_tensors(self.model, self.updater.optimizer))
+        files = self.run.small_files()
+        self._saver.save(Checkpoint(self.step, model, optimizer, state, facts, files), is_best)
+
+    def resume(self) -> None:
+        """Takes up the run where its last good checkpoint left it, or at its beginning.
+
+        Raises:
+            CheckpointError: no checkpoint is good.
+            InputError: it was trained on another text or tokenizer, or is in use.
         """
         assert self.run is not None
+        self.run.lock()
+        if not self.run.steps():
+            log.info("%s has no checkpoint yet: it begins at step 0", self.run.name)
+            self.run.restore_files(None)
+            return
         checkpoint = self.run.load("last")
-        saved = checkpoint.state.get("fingerprint", {})
-        for what, value in self.fingerprint.items():
-            if saved.get(what) != value:
+        for what, wanted in self.fingerprint.items():
+            saved = str(checkpoint.facts.get(what))
+            if saved != wanted:
                 raise InputError(
                     f"cannot resume {self.run.name}: its {what} was another one "
-                    f"({str(saved.get(what))[:12]}…, now {value[:12]}…); bring back the old "
-                    f"{what}, or start a new run"
+                    f"({saved[:12]}…, now {wanted[:12]}…); bring back the old {what}, or start a "
+                    "new run"
                 )
+        now = {"torch": torch.__version__, "threads": torch.get_num_threads()}
+        for what, value in now.items():
+            if checkpoint.facts.get(what) != value:
+                log.warning(
+                    "%s: %s when it was saved, %s now; the run goes on, though not bit for bit as "
+                    "it would have", what, checkpoint.facts.get(what), value,
+                )  # fmt: skip
+        self._restore(checkpoint)
+
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        """Puts weights, optimizer, counters and metrics back to a checkpoint of the run."""
+        assert self.run is not None
         load_weights(self.model, checkpoint)
-        load_optimizer_tensors(self.model, self.optimizer, checkpoint.optimizer)
-        progress = {k: v for k, v in checkpoint.state["progress"].items() if v is not None}
-        self.progress = Progress(**progress)
-        self.scheduler = get_scheduler(self.optimizer, self.config, start_step=self.step)
-        if self.scaler.is_enabled() and checkpoint.state.get("scaler"):
-            self.scaler.load_state_dict(checkpoint.state["scaler"])
-        self.run.cut_metrics(self.step)
+        self.model.zero_grad(set_to_none=True)  # of a step that led to NaN
+        self.updater.optimizer.state.clear()
+        load_optimizer_tensors(self.model, self.updater.optimizer, checkpoint.optimizer)
+        try:
+            self.progress = Progress.from_json(checkpoint.state["progress"])
+            if self.updater.scaler.is_enabled() and checkpoint.state["scaler"]:
+                self.updater.scaler.load_state_dict(checkpoint.state["scaler"])
+        except (KeyError, TypeError) as error:
+            raise CheckpointError(
+                f"{self.run.folder(checkpoint.step)} was saved by another version: {error}"
+            ) from None
+        self.updater.set_schedule(self.step, self.progress.rate_scale)
+        self.run.restore_files(checkpoint)
 
     def _out_of_patience(self) -> bool:
         patience = self.config.patience
@@ -340,59 +401,10 @@ class Trainer:
     def _stop(self, signal_number: int) -> None:
         self.save()
         where = f"stopped at step {self.step}"
-        if self.run is not None:
+        if self.run is not None and self._saver is not None:
+            self._saver.join()
             where += f" and saved; go on with: myllm train --resume {self.run.resume_name}"
         raise Interrupted(where, signal_number)
-
-    @contextmanager
-    def _signals_deferred(self) -> Iterator[None]:
-        """Ctrl-C and SIGTERM end the loop after the step; a second one ends it at once."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-
-        def note(number: int, frame: Any) -> None:
-            if self._signal is not None:
-                raise Interrupted("stopped at once; the last checkpoint is intact", number)
-            self._signal = number
-            log.warning("finishing the step and saving; once more stops at once")
-
-        numbers = (signal.SIGINT, signal.SIGTERM)
-        before = {number: signal.signal(number, note) for number in numbers}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-    @contextmanager
-    def _memory_watched(self) -> Iterator[None]:
-        try:
-            yield
-        except RuntimeError as error:
-            B, k = self.config.batch_size, self.config.accumulation_steps
-            remedy = f"halve --batch-size {B} and double --accumulation-steps {k}"
-            if B == 1:
-                remedy = f"halve --context-length {self.train_data.context_length}"
-            known = out_of_memory(error, f"{remedy}, or take a smaller model")
-            if known is None:
-                raise
-            raise known from None
-
-    def _anomaly_watched(self) -> AbstractContextManager[object]:
-        if not self.config.detect_anomaly:
-            return nullcontext()
-        return _anomalies_named(lambda: self.step)
-
-    def _compile_if_it_pays(self) -> None:
-        flops = self.model.estimate_flops_per_token() * self._tokens_per_step
-        wanted = self.config.compile
-        if wanted is None:
-            wanted = compiling_pays(self.device, flops * self.config.max_steps)
-        if wanted:
-            tokens = self.train_data.batch(self.step)[0][: self.config.batch_size]
-            precision = autocast(self.device, self.dtype)
-            compile_blocks(self.model.train(), tokens.to(self.device), precision)
 
 
 def _open_tensorboard(run: RunFolder) -> Any:
@@ -403,18 +415,6 @@ def _open_tensorboard(run: RunFolder) -> Any:
             "--tensorboard needs the package of that name: pip install tensorboard"
         ) from None
     return SummaryWriter(str(run.path))
-
-
-@contextmanager
-def _anomalies_named(step: Callable[[], int]) -> Iterator[None]:
-    """Names the operation whose gradient became NaN."""
-    try:
-        with torch.autograd.detect_anomaly(check_nan=True):
-            yield
-    except RuntimeError as error:
-        if "returned nan values" not in str(error):
-            raise
-        raise NonFiniteError(f"step {step()}: {str(error).splitlines()[0]}") from None
 
 
 if __name__ == "__main__":  # python -m myllm.train is myllm train

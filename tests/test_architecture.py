@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parent.parent / "myllm"
 LOW = {"errors", "config", "tokenizer"}
 MIDDLE = LOW | {"model", "optim", "device", "sources", "data", "dataset", "debug", "corpora"}
-HIGH = MIDDLE | {"checkpoint", "evaluate", "acceleration"}
+HIGH = MIDDLE | {"checkpoint", "evaluate", "acceleration", "progress"}
 MAY_IMPORT: dict[str, set[str]] = {
     "__init__": set(),
     "__main__": {"cli"},
@@ -23,23 +23,30 @@ MAY_IMPORT: dict[str, set[str]] = {
     "debug": set(),
     "corpora": {"errors"},
     "sources": {"config", "errors"},
-    "data": LOW | {"sources"},
+    "storage": {"errors"},
+    "signals": {"errors"},
+    "data": LOW | {"sources", "storage"},
     "dataset": {"errors"},
-    "checkpoint": LOW | {"model", "optim"},
+    "checkpoint": LOW | {"model", "storage"},
+    "saving": {"checkpoint", "errors"},
+    "verification": LOW | {"checkpoint", "storage"},
+    "progress": {"debug"},
     "evaluate": LOW | {"model"},
     "acceleration": LOW | {"model", "evaluate"},
     "generate": LOW | {"model", "device", "checkpoint"},
     "chat": LOW | {"generate"},
-    "train": HIGH,
+    "update": LOW | {"model", "optim", "device", "debug", "evaluate"},
+    "train": HIGH | {"saving", "signals", "update"},
     "benchmark": HIGH,
     "machine": set(),
     "memory": LOW | {"machine", "model", "device", "evaluate", "optim"},
     "recipe": HIGH | {"benchmark"},
-    "display": {"train"},
+    "display": {"progress", "train"},
+    "train_command": HIGH | {"display", "generate", "memory", "options", "recipe", "train"},
     "options": {"config", "errors", "device", "checkpoint"},
     "cli": {path.stem for path in ROOT.glob("*.py")},
 }
-WITHOUT_TORCH = LOW | {"corpora", "machine", "sources", "data"}
+WITHOUT_TORCH = LOW | {"corpora", "machine", "sources", "storage", "signals", "data"}
 
 
 def tree_of(room: str) -> ast.Module:

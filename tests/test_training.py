@@ -184,8 +184,8 @@ class TestTrainer:
             grads = {n: p.grad for n, p in trainer.model.named_parameters()}
             mine = {n: g.clone() for n, g in grads.items() if g is not None}
             assert len(mine) == len(grads)
-            trainer.optimizer.zero_grad()
-            norm = trainer._update(batch, targets)[1]
+            trainer.updater.optimizer.zero_grad()
+            norm = trainer.updater.update(batch, targets, 0)[1]
             results.append((mine, norm))
         for gradients, norm in results[1:]:
             assert norm == pytest.approx(results[0][1], rel=1e-4)
@@ -289,8 +289,8 @@ class TestTrainer:
         config = dataclasses.replace(CONFIG, keep=10, learning_rate=0.5, optimizer="adamw")
         build(tokens, model_config, config, run).train()
         losses = {record["step"]: record["val_loss"] for record in run.metrics()}
-        assert run.pointed("best") == min(losses, key=lambda step: losses[step])
-        assert run.pointed("last") == 12
+        assert run.best_step() == min(losses, key=lambda step: losses[step])
+        assert run.newest_good() == 12
 
     def test_nonfinite_stops_before_the_update(self, tokens, model_config):
         class Poison(Observer):
@@ -343,7 +343,9 @@ class TestTrainer:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
         monkeypatch.setattr(trainer.model, "features", fail)
-        with pytest.raises(OutOfMemoryError, match=r"2.00 GiB.*halve --batch-size 4 and double"):
+        with pytest.raises(
+            OutOfMemoryError, match=r"2.00 GiB.*one window.*halve --context-length"
+        ):
             trainer.train()
 
     @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
@@ -352,7 +354,7 @@ class TestTrainer:
         trainer = build(tokens, model_config, config)
         before = trainer.evaluate().loss
         assert trainer.train().best_loss < 0.85 * before
-        assert trainer.scaler.is_enabled() == (dtype == "float16")
+        assert trainer.updater.scaler.is_enabled() == (dtype == "float16")
         assert {p.dtype for p in trainer.model.parameters()} == {torch.float32}
 
     def test_compile_falls_back_in_one_line(self, tokens, model_config, monkeypatch, caplog):

@@ -1,0 +1,90 @@
+"""Room: signals → an orderly end. Knows nothing of what they end."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from myllm.errors import Interrupted
+
+log = logging.getLogger(__name__)
+
+# Ctrl-C; what `kill` and batch systems send; what a terminal sends when it is closed
+NAMES = ("SIGINT", "SIGTERM", "SIGHUP")
+
+
+class SignalReceived(KeyboardInterrupt):
+    """A signal came where nothing has to be finished.
+
+    No `Exception`, as libraries catch those.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+
+@contextmanager
+def raised() -> Iterator[None]:
+    """Within the block a signal raises `SignalReceived`, so that what is open gets closed."""
+
+    def stop(number: int, frame: Any) -> None:
+        raise SignalReceived(number)
+
+    with _handled_by(stop):
+        yield
+
+
+class Deferred:
+    """Within the block the first signal is noted, for the loop to end when it is ready.
+
+    The second raises `Interrupted` at once.
+    """
+
+    def __init__(self, on_first: Callable[[], None] = lambda: None) -> None:
+        """
+        Args:
+            on_first: is called when the first signal comes, from within its handler.
+        """
+        self.on_first = on_first
+        self.received: int | None = None
+        self.twice = False
+        self._context = _handled_by(self._note)
+
+    def _note(self, number: int, frame: Any) -> None:
+        if self.received is not None:
+            self.twice = True
+            raise Interrupted("stopped at once; the last checkpoint is intact", number)
+        self.received = number
+        log.warning("finishing the step and saving; once more stops at once")
+        self.on_first()
+
+    def __enter__(self) -> Deferred:
+        self._context.__enter__()
+        return self
+
+    def __exit__(self, *details: Any) -> None:
+        self._context.__exit__(*details)
+
+
+@contextmanager
+def _handled_by(handler: Callable[[int, Any], None]) -> Iterator[None]:
+    """Sets the handler of all signals but the ignored ones (`nohup`); sets the old ones back."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may set handlers
+        return
+    numbers = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
+    before = {n: signal.getsignal(n) for n in numbers}
+    for number, old in before.items():
+        if old is not signal.SIG_IGN:
+            signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        for number, old in before.items():
+            if old is not None:
+                signal.signal(number, old)

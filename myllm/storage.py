@@ -1,0 +1,300 @@
+"""Room: folders and small files that outlive a crash. Knows nothing of what is in them.
+
+A *sealed* folder is filled beside its place, synced to disk, described by a manifest (size and
+SHA-256 of each file, and of the manifest itself) and renamed: it is whole or not there, and any
+damage to it shows. Every change on disk is one call of `disk`: a test or benchmark that wants to
+count, fail or cut these off replaces that object, so nothing else here has to know of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from safetensors import SafetensorError
+
+from myllm.errors import DiskFullError, InputError
+
+log = logging.getLogger(__name__)
+
+TEMPORARY = ".tmp-"  # how the names of unfinished files and folders begin
+SMALL_FILE_BYTES = 1 << 26  # no JSON or TOML of ours comes near it
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
+
+
+class Damaged(Exception):
+    """A file is missing, altered or unreadable; the message names it."""
+
+
+class Disk:
+    """The operations that change what is on disk."""
+
+    def write(self, path: Path, writer: Callable[[Path], object]) -> None:
+        """Makes a file by calling `writer` with its path."""
+        writer(path)
+
+    def make_folder(self, path: Path) -> None:
+        path.mkdir()
+
+    def sync(self, path: Path) -> None:
+        """Waits until the content of a file, or the names in a folder, are on disk."""
+        if os.name == "nt" and path.is_dir():
+            return  # Windows has no handle to sync a folder by
+        descriptor = os.open(path, os.O_RDONLY if os.name != "nt" else os.O_RDWR)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def rename(self, path: Path, target: Path) -> None:
+        """Gives a file or folder another name, at once; a file of that name is replaced."""
+        os.replace(path, target)
+
+    def remove(self, path: Path) -> None:
+        """Removes a file, or a folder with all that is in it."""
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+disk = Disk()
+
+
+def write_file(path: Path, content: str | bytes) -> None:
+    """Replaces a small file as a whole."""
+    data = content.encode("utf-8") if isinstance(content, str) else content
+    unfinished = path.with_name(f"{TEMPORARY}{path.name}-{os.getpid()}")
+    try:
+        disk.write(unfinished, lambda p: p.write_bytes(data))
+        disk.sync(unfinished)
+        disk.rename(unfinished, path)
+    except OSError:
+        discard(unfinished)
+        raise
+    disk.sync(path.parent)
+
+
+def read_file(path: Path) -> str:
+    """The text of a small file.
+
+    Raises:
+        Damaged: it is missing, unreadable, too large or no UTF-8.
+    """
+    try:
+        if path.stat().st_size > SMALL_FILE_BYTES:
+            raise Damaged(f"{path} is damaged: larger than any that this program writes")
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise Damaged(f"{path} is missing") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise Damaged(f"{path} cannot be read: {error}") from None
+
+
+@contextmanager
+def sealed_folder(final: Path, manifest: str, facts: dict[str, Any]) -> Iterator[Path]:
+    """A folder to fill, which gets its name and its manifest once it is whole.
+
+    If the block, or anything after it, fails, nothing of it is left.
+
+    Args:
+        final: the folder to make; there must be none, or an empty one.
+        manifest: the name of the file that describes the others.
+        facts: what else the manifest shall say. May be filled within the block.
+    """
+    unfinished = final.with_name(f"{TEMPORARY}{final.name}-{os.getpid()}")
+    discard(unfinished)
+    try:
+        disk.make_folder(unfinished)
+        yield unfinished
+        files = {}
+        for path in sorted(unfinished.iterdir()):
+            disk.sync(path)
+            files[path.name] = {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+        text = _sealed_text({**facts, "files": files})
+        disk.write(unfinished / manifest, lambda p: p.write_bytes(text.encode("utf-8")))
+        disk.sync(unfinished / manifest)
+        disk.sync(unfinished)
+        if final.is_dir():
+            final.rmdir()  # an empty one; any other fails here
+        disk.rename(unfinished, final)
+    except BaseException:
+        discard(unfinished)
+        raise
+    disk.sync(final.parent)
+
+
+def read_manifest(folder: Path, manifest: str) -> dict[str, Any]:
+    """What the manifest of a sealed folder says, once it is known to be unaltered.
+
+    Raises:
+        Damaged: it is missing, cut short or altered.
+    """
+    text = read_file(folder / manifest)
+    try:
+        content = json.loads(text)
+        del content["sha256"]
+        whole = _sealed_text(content) == text
+        files = content["files"]
+        sound = all(
+            type(files[name]["bytes"]) is int and type(files[name]["sha256"]) is str
+            for name in files
+        )
+    except (ValueError, KeyError, TypeError, RecursionError):
+        whole = sound = False
+    if not whole or not sound:
+        raise Damaged(f"{folder / manifest} is damaged: its SHA-256 is not the one it holds")
+    return content
+
+
+def check_files(folder: Path, manifest: str, names: Iterable[str] | None = None) -> dict[str, Any]:
+    """Holds files of a sealed folder against its manifest.
+
+    Args:
+        folder: a sealed folder.
+        manifest: the name of its manifest.
+        names: the files to check, which the manifest must list; by default all that it lists.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        Damaged: the first file that is missing or altered.
+    """
+    content = read_manifest(folder, manifest)
+    files = content["files"]
+    for name in files if names is None else names:
+        path = folder / name
+        if name not in files or name != path.name:
+            raise Damaged(f"{folder / manifest} does not list {name}")
+        expected = files[name]
+        try:
+            if not path.is_file():
+                raise Damaged(f"{path} is missing")
+            size = path.stat().st_size
+            if size != expected["bytes"]:
+                raise Damaged(f"{path} is damaged: {size} bytes, not {expected['bytes']}")
+            if _sha256(path) != expected["sha256"]:
+                raise Damaged(f"{path} is damaged: its SHA-256 is not the saved one")
+        except OSError as error:
+            raise Damaged(f"{path} cannot be read: {error.strerror}") from None
+    return content
+
+
+def foreign_files(folder: Path, manifest: str) -> list[str]:
+    """What lies in a sealed folder besides what its manifest lists."""
+    known = {manifest, *read_manifest(folder, manifest)["files"]}
+    return sorted(path.name for path in folder.iterdir() if path.name not in known)
+
+
+def lock(path: Path) -> FileLock:
+    """A lock on a file, held by this process; the system frees it when the process ends.
+
+    Raises:
+        InputError: another process holds it.
+    """
+    held = FileLock(path)
+    try:
+        held.acquire(timeout=0)
+    except Timeout:
+        raise InputError(
+            f"{path.parent} is in use by another process: wait until it ends, or stop it"
+        ) from None
+    return held
+
+
+@contextmanager
+def made_by_one_process(folder: Path) -> Iterator[None]:
+    """Lets one process at a time make `folder`; removes what dead ones have left of it."""
+    path = folder.with_name(f".lock-{folder.name}")
+    held = FileLock(path)
+    with contextlib.suppress(Timeout):
+        held.acquire(timeout=1)
+    if not held.is_locked:
+        log.info("waiting for another process that makes %s", folder)
+        held.acquire()
+    try:
+        discard_unfinished(folder.parent, folder.name)
+        yield
+    finally:
+        held.release()
+        discard(path)
+
+
+def discard(path: Path) -> None:
+    """Removes what is unfinished, if it is there; that it stays is no error."""
+    try:
+        disk.remove(path)
+    except OSError:
+        pass
+
+
+def discard_unfinished(folder: Path, name: str = "") -> None:
+    """Removes what processes that died have left unfinished (of `name`, or all).
+
+    The caller must hold the lock that those who write there hold.
+    """
+    for path in sorted(folder.glob(f"{TEMPORARY}{name}*")):
+        discard(path)
+
+
+def require_room(folder: Path, n_bytes: int) -> None:
+    """Raises `OSError`, as writing would, if the disk has no room for so many bytes."""
+    if shutil.disk_usage(folder).free < n_bytes:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@contextmanager
+def write_errors(
+    what: str, folder: Path, needed: int, remedy: str = "what was saved before is intact"
+) -> Iterator[None]:
+    """Tells a person that something could not be written.
+
+    Args:
+        what: what the program was about to do, as an infinitive.
+        folder: where to.
+        needed: bytes that it takes.
+        remedy: what is left, and how to go on.
+
+    Raises:
+        DiskFullError: there is no room, or the disk fails.
+        InputError: the folder cannot be written, for another reason.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        number = _error_number(error)
+        reason = os.strerror(number) if number else str(error)
+        if number in NO_ROOM:
+            raise DiskFullError(
+                f"no room to {what} in {folder} ({reason}): {needed:,} bytes are needed; {remedy}"
+            ) from None
+        raise InputError(f"cannot {what} in {folder}: {reason}") from None
+
+
+def _error_number(error: Exception) -> int | None:
+    """The system's number of an error; the library that writes tensors gives it as text."""
+    if isinstance(error, OSError):
+        return error.errno
+    return next((n for n in NO_ROOM if f"(os error {n})" in str(error)), None)
+
+
+def _sealed_text(content: dict[str, Any]) -> str:
+    """JSON that ends with the SHA-256 of all the rest of it."""
+    digest = hashlib.sha256(json.dumps(content, indent=1).encode()).hexdigest()
+    return json.dumps({**content, "sha256": digest}, indent=1)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,86 @@
+"""Room: a run folder → what in it is whole and what is damaged. Changes nothing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from myllm.checkpoint import CONFIG, MANIFEST, METRICS, TOKENIZER, RunFolder
+from myllm.config import from_toml
+from myllm.errors import InputError
+from myllm.storage import Damaged, check_files, foreign_files, read_file
+from myllm.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What was found of one part of a run: its name, its size, what is wrong with it."""
+
+    name: str
+    n_bytes: int
+    damage: str | None = None
+
+
+def check_run(run: RunFolder) -> list[Finding]:
+    """Reads every file of a run and holds it against what was saved."""
+    findings = [_checkpoint(run, step) for step in run.steps()]
+    readers: dict[str, Callable[[Path], object]] = {
+        CONFIG: from_toml,
+        TOKENIZER: Tokenizer.load,
+        METRICS: _read_records,
+    }
+    for name, read in readers.items():
+        path = run.path / name
+        if name == METRICS and not path.exists():
+            continue  # there has been no evaluation yet
+        try:
+            read(path)
+            findings.append(Finding(name, _size_of(path)))
+        except InputError as error:
+            findings.append(Finding(name, _size_of(path), str(error)))
+    for pointer, step in (("last", run.newest_good()), ("best", run.best_step())):
+        if step is not None:
+            findings.append(_pointer(run.path / pointer, run.folder(step).name))
+    return findings
+
+
+def _checkpoint(run: RunFolder, step: int) -> Finding:
+    folder = run.folder(step)
+    try:
+        check_files(folder, MANIFEST)
+        foreign = foreign_files(folder, MANIFEST)
+        damage = f"{folder / foreign[0]} does not belong there" if foreign else None
+    except Damaged as error:
+        damage = str(error)
+    return Finding(folder.name, _size_of(folder), damage)
+
+
+def _pointer(path: Path, expected: str) -> Finding:
+    try:
+        found = read_file(path).strip()
+    except Damaged as error:
+        return Finding(path.name, 0, str(error))
+    damage = None if found == expected else f"{path} names {found!r}, not {expected}"
+    return Finding(path.name, _size_of(path), damage)
+
+
+def _read_records(path: Path) -> None:
+    """Raises `InputError` if a line of `metrics.jsonl` is no record."""
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from None
+    for number, line in enumerate(lines, 1):
+        try:
+            sound = type(json.loads(line)["step"]) is int
+        except (ValueError, KeyError, TypeError, RecursionError):
+            sound = False
+        if not sound:
+            raise InputError(f"{path}: line {number} is damaged")
+
+
+def _size_of(path: Path) -> int:
+    files = path.iterdir() if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file())
