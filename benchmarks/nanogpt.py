@@ -33,7 +33,7 @@ def main() -> None:
     work = out / "nanogpt"
     if not work.exists():
         shutil.copytree(checkout, work, ignore=shutil.ignore_patterns(".git"))
-        _prepare(work / "data" / "shakespeare_char", text)
+        prepare(work / "data" / "shakespeare_char", text)
     os.chdir(work)  # nanoGPT's scripts open files relative to it
     sys.path.insert(0, str(work))
     sys.argv = ["train.py", "config/train_shakespeare_char.py", *flags]
@@ -46,7 +46,8 @@ def main() -> None:
     print(json.dumps({"seconds": seconds, "steps": after["iter_num"] - 1, "loss": loss}))
 
 
-def _prepare(folder: Path, text: Path) -> None:
+def prepare(folder: Path, text: Path) -> None:
+    """Puts a text into a checkout, as its own script prepares it."""
     shutil.copy(text, folder / "input.txt")
     sys.modules.setdefault("requests", types.ModuleType("requests"))  # only for downloading
     with contextlib.redirect_stdout(sys.stderr):

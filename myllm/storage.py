@@ -145,12 +145,11 @@ def read_manifest(folder: Path, manifest: str) -> dict[str, Any]:
         content = json.loads(text)
         del content["sha256"]
         whole = _sealed_text(content) == text
-        files = content["files"]
         sound = all(
-            type(files[name]["bytes"]) is int and type(files[name]["sha256"]) is str
-            for name in files
+            type(entry["bytes"]) is int and type(entry["sha256"]) is str
+            for entry in content["files"].values()
         )
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         whole = sound = False
     if not whole or not sound:
         raise Damaged(f"{folder / manifest} is damaged: its SHA-256 is not the one it holds")

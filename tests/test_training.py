@@ -19,7 +19,6 @@ from myllm.dataset import TextDataset
 from myllm.errors import InputError, Interrupted, NonFiniteError, OutOfMemoryError
 from myllm.evaluate import IGNORED, cross_entropy, evaluate, language_loss
 from myllm.model import GPTModel
-from myllm.optim import SCHEDULES
 from myllm.train import Observer, Trainer
 
 CONFIG = TrainConfig(
@@ -191,48 +190,6 @@ class TestTrainer:
             assert norm == pytest.approx(results[0][1], rel=1e-4)
             for name, gradient in gradients.items():
                 torch.testing.assert_close(gradient, results[0][0][name], atol=1e-6, rtol=1e-4)
-
-    @pytest.mark.parametrize("schedule", SCHEDULES)
-    def test_resume_is_exact(self, tokens, model_config, new_run, schedule):
-        """Law 3: stopped by a signal at any step, with dropout and accumulation, mid-epoch."""
-        config = dataclasses.replace(
-            CONFIG, batch_size=3, accumulation_steps=2, schedule=schedule, max_steps=15
-        )
-        whole_run = new_run("whole")
-        whole = build(tokens, model_config, config, whole_run, dropout=0.2)
-        assert len(whole.train_data) % 6 and len(whole.train_data) < 15 * 6  # epochs do not align
-        whole.train()
-        stopped_run = new_run("stopped")
-        for step in (1, 5, 8, 13):
-            stopped = build(tokens, model_config, config, stopped_run, StopAt(step), dropout=0.2)
-            if step > 1:
-                stopped.resume()
-            with pytest.raises(Interrupted, match=f"step {step} and saved; go on with: myllm"):
-                stopped.train()
-        last = build(tokens, model_config, config, stopped_run, dropout=0.2)
-        last.resume()
-        assert last.step == 13
-        last.train()
-        assert weights_hash(last.model) == weights_hash(whole.model)
-        timeless = [
-            [{k: v for k, v in record.items() if "_s" not in k and "second" not in k}
-             for record in run.metrics()]
-            for run in (whole_run, stopped_run)
-        ]  # fmt: skip
-        assert timeless[0] == timeless[1] and len(timeless[0]) == 4
-
-    @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-    def test_resume_is_exact_for(self, tokens, model_config, new_run, optimizer):
-        config = dataclasses.replace(CONFIG, optimizer=optimizer)
-        whole = build(tokens, model_config, config)
-        whole.train()
-        run = new_run()
-        with pytest.raises(Interrupted):
-            build(tokens, model_config, config, run, StopAt(7, signal.SIGTERM)).train()
-        resumed = build(tokens, model_config, config, run)
-        resumed.resume()
-        resumed.train()
-        assert weights_hash(resumed.model) == weights_hash(whole.model)
 
     def test_sampling_does_not_change_training(self, tokens, model_config, tokenizer):
         from myllm.config import SamplingConfig
