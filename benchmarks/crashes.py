@@ -13,7 +13,9 @@ import json
 import os
 import random
 import signal
+import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -95,7 +97,8 @@ def kill_at(failpoint: Failpoint, occurrence: int) -> Callable[[str, Path, Any],
         hit = name == failpoint.operation and failpoint.matches(path)
         left[0] -= hit
         if hit and not left[0] and name == "remove":
-            next(file for file in path.iterdir() if file.is_file()).unlink()
+            for file in list(path.iterdir())[:1]:  # none in a folder that was just made
+                file.unlink()
         if not (hit and not left[0] and failpoint.before):
             work()
         if hit and not left[0]:
@@ -126,7 +129,11 @@ def forked(
             os.dup2(descriptor, 1)
             os.dup2(descriptor, 2)
             code = work()
+        except BaseException:  # nothing may go on as a second parent
+            traceback.print_exc()
         finally:
+            with contextlib.suppress(OSError):
+                sys.stderr.flush()
             os._exit(code)
     began = time.monotonic()
     while True:
@@ -201,7 +208,8 @@ class KillTrial:
             elif code == 0:
                 break
             else:
-                self.losses.append(f"exit code {code} when it went on after {newest}")
+                said = (self.folder / "log.txt").read_text(encoding="utf-8", errors="replace")
+                self.losses.append(f"exit code {code} after step {newest}: {said[-3000:]}")
                 return
         self.finished += 1
         if final_hash(path) != self.expected:

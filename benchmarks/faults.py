@@ -52,6 +52,7 @@ def main() -> None:
     )
     parser.add_argument("text", type=Path, help="a text file to train on")
     parser.add_argument("--kills", type=int, default=1000)
+    parser.add_argument("--seed", type=int, default=1, help="of the moments to kill at")
     parser.add_argument("--flips", type=int, default=10_000)
     parser.add_argument("--nanogpt", type=Path, help="a checkout of nanoGPT to do the same to")
     parser.add_argument("--only", choices=FAULTS, action="append", help="only these")
@@ -84,7 +85,7 @@ def main() -> None:
 def kills(options: argparse.Namespace, text: Path, folder: Path) -> list[Result]:
     """kill -9, at the failpoints of a save and at any moment."""
     began = time.monotonic()
-    trial = KillTrial(folder, text, max_steps=max(30, 8 * options.kills))
+    trial = KillTrial(folder, text, max_steps=max(30, 8 * options.kills), seed=options.seed)
     trial.until(options.kills)
     for loss in trial.losses:
         print(f"loss: {loss}")

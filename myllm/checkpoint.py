@@ -32,6 +32,7 @@ from torch import Tensor
 from myllm.config import RunConfig, from_toml, to_toml
 from myllm.errors import CheckpointError, InputError
 from myllm.model import GPTModel
+from myllm.progress import read_records
 from myllm.storage import (
     TEMPORARY,
     Damaged,
@@ -52,6 +53,7 @@ log = logging.getLogger(__name__)
 
 MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
 CONFIG, TOKENIZER, METRICS = "config.toml", "tokenizer.json", "metrics.jsonl"
+SMALL = (CONFIG, TOKENIZER, METRICS)  # the run's own files, which a checkpoint holds copies of
 MANIFEST = "manifest.json"
 LEAST_KEPT = 2  # whole checkpoints, whatever `keep` says: one is none if it gets damaged
 
@@ -137,8 +139,6 @@ class RunFolder:
         remedy = "earlier checkpoints are intact. Make room, then: myllm train --resume "
         return write_errors(what, self.path, needed, remedy + self.resume_name)
 
-    # ------------------------------------------------------------- one writer at a time
-
     def lock(self) -> None:
         """Makes this process the only one that writes here, and removes what dead ones left.
 
@@ -155,8 +155,6 @@ class RunFolder:
         if self._lock is not None:
             self._lock.release()
             self._lock = None
-
-    # ------------------------------------------------------------- the small files
 
     @property
     def config(self) -> RunConfig:
@@ -186,7 +184,7 @@ class RunFolder:
 
     def small_files(self) -> dict[str, bytes]:
         """What a checkpoint takes along of the run's own files, by name."""
-        paths = (self.path / name for name in (CONFIG, TOKENIZER, METRICS))
+        paths = (self.path / name for name in SMALL)
         return {path.name: path.read_bytes() for path in paths if path.is_file()}
 
     def append_metrics(self, record: dict[str, Any]) -> None:
@@ -201,20 +199,8 @@ class RunFolder:
             disk.write(self.path / METRICS, append)
 
     def metrics(self) -> list[dict[str, Any]]:
-        """The records of `metrics.jsonl`; a line that is no record is left out."""
-        try:
-            text = (self.path / METRICS).read_text(encoding="utf-8", errors="replace")
-        except FileNotFoundError:
-            return []
-        records = []
-        for line in text.splitlines():
-            try:
-                record = json.loads(line)
-            except (ValueError, RecursionError):
-                continue
-            if isinstance(record, dict) and type(record.get("step")) is int:
-                records.append(record)
-        return records
+        """The records of `metrics.jsonl`; a line that is none is left out."""
+        return read_records(self.path / METRICS)[0]
 
     def restore_files(self, checkpoint: Checkpoint | None) -> None:
         """Makes metrics and tokenizer what they were at a checkpoint (None: at the beginning).
@@ -226,8 +212,6 @@ class RunFolder:
             write_file(self.path / METRICS, files.get(METRICS, b""))
             if TOKENIZER in files:
                 write_file(self.path / TOKENIZER, files[TOKENIZER])
-
-    # ------------------------------------------------------------- checkpoints
 
     def steps(self) -> list[int]:
         """The steps of which there is a checkpoint, rising."""
@@ -358,14 +342,13 @@ class RunFolder:
 
     def _read(self, step: int, with_optimizer: bool) -> Checkpoint:
         folder = self.folder(step)
-        small = (CONFIG, TOKENIZER, METRICS)
         names = [MODEL, STATE, CONFIG, TOKENIZER, *([OPTIMIZER] if with_optimizer else [])]
         facts = check_files(folder, MANIFEST, None if with_optimizer else names)
         try:
             state = json.loads(read_file(folder / STATE))
             optimizer = load_file(folder / OPTIMIZER) if with_optimizer else {}
             files = {
-                name: (folder / name).read_bytes() for name in small if name in facts["files"]
+                name: (folder / name).read_bytes() for name in SMALL if name in facts["files"]
             }
             return Checkpoint(step, load_file(folder / MODEL), optimizer, state, facts, files)
         except (OSError, ValueError, SafetensorError, RecursionError) as error:
@@ -427,12 +410,6 @@ def load_model(
         config, tokenizer = from_toml(folder / CONFIG).model, Tokenizer.load(folder / TOKENIZER)
     except InputError as error:
         raise CheckpointError(f"the checkpoint of step {checkpoint.step}: {error}") from None
-    n_layers = len({name.split(".")[1] for name in checkpoint.model if name.startswith("blocks.")})
-    if n_layers != config.n_layers:
-        raise CheckpointError(
-            f"the checkpoint of step {checkpoint.step} does not fit its {CONFIG}: it has "
-            f"{n_layers} layers, not {config.n_layers}"
-        )
     with torch.device("meta"):  # has shapes and takes no memory, whatever a configuration claims
         _check_shapes(GPTModel(config), checkpoint)
     model = GPTModel(config)
@@ -467,8 +444,3 @@ def _check_shapes(model: GPTModel, checkpoint: Checkpoint) -> None:
 def model_tensors(model: GPTModel) -> dict[str, Tensor]:
     """The weights to save: each once, tied ones under the embedding's name."""
     return {name: p.detach() for name, p in model.named_parameters()}
-
-
-def host_copies(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors as they are now, in memory of the CPU: training may go on and change them."""
-    return {name: t.detach().to("cpu", copy=True).contiguous() for name, t in tensors.items()}

@@ -230,8 +230,7 @@ def main(args: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that cannot show 你好 shows ?
-    handler = logging.StreamHandler(sys.stderr)
-    log.handlers[:] = [handler]
+    log.handlers[:] = [_LogHandler(sys.stderr)]
     log.setLevel(logging.WARNING if "--quiet" in args else logging.INFO)
     try:
         with signals.raised():
@@ -254,6 +253,15 @@ def main(args: Sequence[str] | None = None) -> int:
 
         silence(sys.stdout)  # its reader has left, as `head` does, or the terminal is closed
         return 0
+
+
+class _LogHandler(logging.StreamHandler):  # type: ignore[type-arg]
+    """Writes above the progress bar, which takes the place of `sys.stderr` on a terminal."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if sys.__stderr__ is not None and sys.__stderr__.isatty():
+            self.stream = sys.stderr
+        super().emit(record)
 
 
 def _tell(message: str) -> None:

@@ -72,6 +72,11 @@ def synchronize(device: torch.device) -> None:
         torch.mps.synchronize()
 
 
+def host_copies(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The tensors as they are now, in memory of the CPU: training may go on and change them."""
+    return {name: t.detach().to("cpu", copy=True).contiguous() for name, t in tensors.items()}
+
+
 def peak_memory_bytes(device: torch.device) -> int:
     """The most memory held so far: of the device, or on the CPU of the process."""
     if device.type == "cuda":

@@ -19,7 +19,7 @@ MUON_BYTES = 14  # an update holds copies of a matrix: look-ahead, stacked, and 
 
 
 def estimate_training_memory(
-    model_config: GPTConfig, config: TrainConfig, device: torch.device
+    model_config: GPTConfig, config: TrainConfig, device: torch.device, saving: bool = False
 ) -> int:
     """The bytes that a training step holds at its peak, beyond what the program takes anyway.
 
@@ -34,6 +34,7 @@ def estimate_training_memory(
         model_config: the shape.
         config: batch, precision, optimizer, activation checkpointing.
         device: decides the precision where the configuration leaves it open.
+        saving: while a checkpoint is being saved, of which there is a copy, too.
     """
     from torch._subclasses.fake_tensor import FakeTensorMode  # takes a second to import
 
@@ -57,6 +58,8 @@ def estimate_training_memory(
     state, update = _optimizer_bytes(model, config)
     weights = FLOAT_BYTES * model.count_parameters()
     held = weights + state + max(activations, weights + update)
+    if saving and device.type == "cpu":
+        held += weights + state
     return round(CPU_SLACK * held) + CPU_LIBRARIES if device.type == "cpu" else held
 
 
@@ -75,7 +78,7 @@ def check_memory(model_config: GPTConfig, config: TrainConfig, device: torch.dev
     windows = config.batch_size * model_config.context_length
     if 16 * (12 * L * C + V) * C + 100 * L * windows * C < available / 3:
         return  # far from it: spare the second that a close look takes
-    needed = estimate_training_memory(model_config, config, device)
+    needed = estimate_training_memory(model_config, config, device, saving=True)
     if needed > available:
         raise OutOfMemoryError(
             f"training would take about {needed / 2**30:.1f} GiB of memory, "

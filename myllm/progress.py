@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from myllm.debug import LossWatch
@@ -53,3 +55,23 @@ class Progress:
         """
         known = {name: value for name, value in values.items() if value is not None}
         return cls(**{**known, "watch": LossWatch(**values["watch"])})
+
+
+def read_records(path: Path) -> tuple[list[dict[str, Any]], int | None]:
+    """The records of a `metrics.jsonl`, and the number of the first line that is none, if any."""
+    try:
+        lines = path.read_bytes().splitlines()
+    except FileNotFoundError:
+        return [], None
+    records: list[dict[str, Any]] = []
+    damaged = None
+    for number, line in enumerate(lines, 1):
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError):
+            record = None
+        if isinstance(record, dict) and type(record.get("step")) is int:
+            records.append(record)
+        else:
+            damaged = damaged or number
+    return records, damaged

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from myllm.acceleration import checked_device, compile_blocks, compiling_pays, uncompiled
-from myllm.checkpoint import Checkpoint, RunFolder, host_copies, load_weights, model_tensors
+from myllm.checkpoint import Checkpoint, RunFolder, load_weights, model_tensors
 from myllm.config import TrainConfig
 from myllm.dataset import TextDataset, batch_number
 from myllm.debug import StepProfiler
@@ -24,6 +24,7 @@ from myllm.device import (
     autocast,
     choose_device,
     choose_dtype,
+    host_copies,
     out_of_memory,
     use_fast_products,
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 from myllm.checkpoint import CONFIG, MANIFEST, METRICS, TOKENIZER, RunFolder
 from myllm.config import from_toml
 from myllm.errors import InputError
+from myllm.progress import read_records
 from myllm.storage import Damaged, check_files, foreign_files, read_file
 from myllm.tokenizer import Tokenizer
 
@@ -69,16 +69,11 @@ def _pointer(path: Path, expected: str) -> Finding:
 def _read_records(path: Path) -> None:
     """Raises `InputError` if a line of `metrics.jsonl` is no record."""
     try:
-        lines = path.read_bytes().splitlines()
+        damaged = read_records(path)[1]
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from None
-    for number, line in enumerate(lines, 1):
-        try:
-            sound = type(json.loads(line)["step"]) is int
-        except (ValueError, KeyError, TypeError, RecursionError):
-            sound = False
-        if not sound:
-            raise InputError(f"{path}: line {number} is damaged")
+    if damaged is not None:
+        raise InputError(f"{path}: line {damaged} is damaged")
 
 
 def _size_of(path: Path) -> int:

@@ -12,11 +12,11 @@ from myllm.checkpoint import (
     Checkpoint,
     RunFolder,
     find_run,
-    host_copies,
     load_model,
     model_tensors,
 )
 from myllm.config import RunConfig
+from myllm.device import host_copies
 from myllm.errors import CheckpointError, DiskFullError, InputError
 
 FILES = [

@@ -22,6 +22,8 @@ BENCHMARKS = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
 
 TINY_MODEL = "--d-model 32 --n-layers 1 --n-heads 2 --context-length 16 --batch-size 2".split()
 SMALLER = {
+    "verify": [],
+    "inspect-batch": [],
     "train": [*TINY_MODEL, *"--vocab-size 300 --max-steps 2 --device cpu".split()],
     "resume": "--max-steps 3 --device cpu".split(),
     "generate": "--max-new-tokens 4 --device cpu".split(),

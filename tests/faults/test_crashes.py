@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from myllm.checkpoint import Checkpoint, RunFolder, host_copies, load_weights, model_tensors
+from myllm.checkpoint import Checkpoint, RunFolder, load_weights, model_tensors
 from myllm.config import RunConfig
+from myllm.device import host_copies
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="forks and kills")
 BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "faults.py"
