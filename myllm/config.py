@@ -276,7 +276,7 @@ class RunConfig:
         return self
 
 
-# The CPU size ends within 3 minutes on two cores. No dropout: it sees the text once or twice
+# The CPU size ends within 4 minutes on two cores. No dropout: it sees the text once or twice
 # in that time, and PyTorch has no fused attention with dropout on CPUs.
 SIZES: dict[str, dict[str, Any]] = {
     "cpu": dict(
