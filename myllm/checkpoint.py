@@ -412,7 +412,8 @@ def load_model(
         raise CheckpointError(f"the checkpoint of step {checkpoint.step}: {error}") from None
     with torch.device("meta"):  # has shapes and takes no memory, whatever a configuration claims
         _check_shapes(GPTModel(config), checkpoint)
-    model = GPTModel(config)
+    # imported bfloat16 weights stay so
+    model = GPTModel(config).to(checkpoint.model["token_embedding.weight"].dtype)
     load_weights(model, checkpoint)
     return model.to(device).eval(), tokenizer, checkpoint
 

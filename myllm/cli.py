@@ -33,7 +33,9 @@ from myllm.options import (
     BenchmarkOptions,
     ChatOptions,
     EvaluateOptions,
+    ExportOptions,
     GenerateOptions,
+    ImportOptions,
     InspectBatchOptions,
     PrepareOptions,
     TrainOptions,
@@ -172,6 +174,54 @@ def inspect_batch(options: InspectBatchOptions) -> None:
         print(printable(text))
 
 
+def export(options: ExportOptions) -> None:
+    """Writes the model, reads it back, tells both."""
+    from myllm.checkpoint import find_run
+    from myllm.export_check import ExportError, compare_with_llama_cpp, compare_with_transformers
+    from myllm.gguf_file import export_gguf
+    from myllm.huggingface import export_huggingface
+
+    lookup("to", options.to, ("hf", "gguf"))
+    run = find_run(Path(options.runs), options.run)
+    suffix = "-hf" if options.to == "hf" else ".gguf"
+    out = Path(options.out) if options.out else Path(f"{run.name}{suffix}")
+    if options.to == "hf":
+        export_huggingface(run, out)
+    else:
+        export_gguf(run, out, options.quantize)
+    print(f"{out}: written")
+    if not options.verify:
+        return
+    compare = {"hf": compare_with_transformers, "gguf": compare_with_llama_cpp}[options.to]
+    found = compare(run, out)
+    if found is None:
+        print("not read back: no program for it is installed")
+        return
+    print(
+        f"read back with {found.reader}: logits differ by {found.difference:.1e} at most (the "
+        f"largest is {found.scale:.1f}); {len(found.ours)} tokens written greedily are "
+        + ("the same" if found.ours == found.theirs else "not the same")
+    )
+    if not found.equal and options.quantize == "f32":
+        raise ExportError(f"{out} does not compute what run {run.name} computes: do not use it")
+
+
+def import_model(options: ImportOptions) -> None:
+    """Makes a run."""
+    from myllm.huggingface import import_huggingface
+
+    if not options.path:
+        raise InputError("no folder is named: myllm import FOLDER")
+    folder = Path(options.path)
+    if not folder.is_dir():
+        raise InputError(f"{folder} is no folder: give one that is on this machine")
+    name = options.run or folder.resolve().name
+    run = import_huggingface(folder, Path(options.out), name)
+    print(f"{run.path}: imported; try")
+    print(f'  myllm generate "Once upon a time" --run {run.name}')
+    print(f"  myllm train FILE --from {run.name}")
+
+
 def benchmark(options: BenchmarkOptions) -> None:
     """Prints a table of speeds."""
     from rich.console import Console
@@ -212,6 +262,8 @@ VERBS: dict[str, tuple[type[Any], Callable[[Any], None]]] = {
     "chat": (ChatOptions, chat),
     "evaluate": (EvaluateOptions, evaluate),
     "prepare": (PrepareOptions, prepare_text),
+    "export": (ExportOptions, export),
+    "import": (ImportOptions, import_model),
     "verify": (VerifyOptions, verify),
     "inspect-batch": (InspectBatchOptions, inspect_batch),
     "benchmark": (BenchmarkOptions, benchmark),

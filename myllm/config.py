@@ -49,6 +49,10 @@ class GPTConfig:
     feed_forward: str = "gelu"  # gelu (tanh form), swiglu
     qk_norm: bool = False  # normalise queries and keys per head before attention
     rope_theta: float = 10000.0  # base of the rotary wavelengths
+    rope_factor: float = 1.0  # slows rotary positions for longer contexts, as Llama 3.1 (1: off)
+    rope_low_freq_factor: float = 1.0  # … fully, what turns less often in the original context
+    rope_high_freq_factor: float = 4.0  # … not at all, what turns more often in it
+    rope_original_context: int = 8192  # … the context length that was trained first
     tie_weights: bool = True  # the output head shares the token embedding's weights
     attention: str | None = None  # flash (fused kernel), manual; they agree (None: the faster)
 
@@ -70,14 +74,21 @@ class GPTConfig:
             ("n_kv_heads", 1, 4_096),
             ("head_dim", 1, 4_096),
             ("d_ff", 1, 1_048_576),
+            ("rope_original_context", 1, 1_048_576),
         ):
             _check_range(name, getattr(self, name), least, most)
         if not 0.0 <= self.dropout < 1.0:
             raise ConfigError(f"dropout {self.dropout}: must be at least 0 and below 1")
-        for name in ("norm_eps", "rope_theta"):
+        for name in ("norm_eps", "rope_theta", "rope_factor"):
             value = getattr(self, name)
             if not (value > 0 and math.isfinite(value)):
                 raise ConfigError(f"{name} {value}: must be a positive number")
+        low, high = self.rope_low_freq_factor, self.rope_high_freq_factor
+        if not 0 < low < high < math.inf:
+            raise ConfigError(
+                f"rope_low_freq_factor {low} and rope_high_freq_factor {high}: the first must be "
+                "above 0 and below the second"
+            )
         lookup("position", self.position, POSITIONS)
         lookup("norm", self.norm, NORM_NAMES)
         lookup("feed_forward", self.feed_forward, FEED_FORWARD_NAMES)
@@ -264,6 +275,7 @@ class RunConfig:
 
     preset: str = "modern"  # layout and recipe: modern, gpt2, llama
     size: str | None = None  # cpu, gpu, 124m (None: what this machine trains in minutes)
+    from_run: str | None = None  # the run whose model it begins with (None: from nothing)
     model: GPTConfig = field(default_factory=GPTConfig)
     text: DataConfig = field(default_factory=DataConfig)
     train: TrainConfig = field(default_factory=TrainConfig)

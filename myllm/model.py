@@ -108,12 +108,29 @@ class RotaryPosition(nn.Module):
 
     def reset_parameters(self) -> None:
         """Computes the table of angles: it follows from the configuration alone."""
-        half = self.config.head_size // 2
-        device = self.cos.device
-        frequency = self.config.rope_theta ** -(torch.arange(half, device=device) / half)
-        position = torch.arange(self.config.context_length, device=device)
+        frequency = self._frequency()
+        if self.config.rope_factor != 1.0:
+            frequency = frequency / self.slowing()
+        position = torch.arange(self.config.context_length, device=self.cos.device)
         angle = torch.outer(position.float(), frequency.float()).repeat(1, 2)  # (T, D)
         self.cos, self.sin = angle.cos(), angle.sin()
+
+    def _frequency(self) -> Tensor:
+        """Of each pair of features (D/2,), before it is slowed down."""
+        half = self.config.head_size // 2
+        return self.config.rope_theta ** -(torch.arange(half, device=self.cos.device) / half)
+
+    def slowing(self) -> Tensor:
+        """How much slower each pair turns (D/2,), for contexts beyond the one trained first.
+
+        As in Llama 3.1 (arXiv 2407.21783): pairs that turn seldom in that context by
+        `rope_factor`, those that turn often not at all, and those between in proportion.
+        """
+        c = self.config
+        turns = c.rope_original_context * self._frequency() / (2 * math.pi)
+        width = c.rope_high_freq_factor - c.rope_low_freq_factor
+        kept = ((turns - c.rope_low_freq_factor) / width).clamp(0.0, 1.0)
+        return 1 / (kept + (1 - kept) / c.rope_factor)
 
     def forward(self, x: Tensor, start: int) -> Tensor:
         """Turns `x` (B, H, T, D), whose first token is at position `start`."""

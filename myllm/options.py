@@ -13,7 +13,7 @@ import re
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import tyro
 
@@ -28,6 +28,8 @@ from myllm.config import (
 )
 from myllm.errors import ConfigError
 
+# going on from a trained model: smaller steps than from nothing
+FINE_TUNING = {"learning_rate": 5e-4, "dropout": 0.0}
 Flat = tyro.conf.OmitArgPrefixes
 T = TypeVar("T")
 
@@ -63,6 +65,8 @@ class TrainOptions(RunConfig):
     text: TextOptions = field(default_factory=TextOptions)
     run: str | None = None  # the run's name (None: after the text)
     resume: str | None = None  # go on with this run
+    # begin with this run's model (None: from nothing)
+    from_run: Annotated[str | None, tyro.conf.arg(name="from")] = None
     config: str | None = None  # a TOML file of settings; flags go before it
     out: str = "checkpoints"  # the folder of runs
     quiet: bool = False  # print the result only
@@ -123,6 +127,27 @@ class InspectBatchOptions(Common):
 
     run: tyro.conf.Positional[str] = ""  # the run's name or folder
     step: tyro.conf.Positional[int] = 0  # the batch's number: that of the step, from 0 on
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """Write a trained model for other programs: a Hugging Face folder, or a GGUF file."""
+
+    run: tyro.conf.Positional[str | None] = None  # the run's name or folder (None: the newest)
+    to: str = "hf"  # hf (Hugging Face: transformers, vLLM), gguf (llama.cpp, Ollama, LM Studio)
+    out: str | None = None  # the folder or file to make (None: named after the run)
+    runs: str = "checkpoints"  # the folder of runs
+    quantize: str = "f32"  # of gguf: f32, f16, bf16, q8_0
+    verify: bool = True  # read it back with the independent program, where that is installed
+    debug: bool = False  # show the traceback of an error
+
+
+@dataclass(frozen=True)
+class ImportOptions(Common):
+    """Make a run from a local Hugging Face folder (GPT-2, Llama, Qwen3), to use or train on."""
+
+    path: tyro.conf.Positional[str] = ""  # the folder: config.json, tokenizer.json, safetensors
+    run: str | None = None  # the run's name (None: that of the folder)
 
 
 @dataclass(frozen=True)
@@ -187,13 +212,22 @@ def _defaults(options: type[T], verb: str, args: list[str]) -> T:
     """What the flags are laid over: size, preset, TOML file; or the run to resume."""
     if options not in (TrainOptions, BenchmarkOptions):
         return options()
-    chosen = {name: _value_of(name, args) for name in ("preset", "size", "config", "resume")}
+    chosen = {
+        name: _value_of(name, args) for name in ("preset", "size", "config", "resume", "from")
+    }
     toml = read_toml(Path(chosen["config"])) if chosen["config"] else {}
     if chosen["resume"] is not None:
         from myllm.checkpoint import find_run
 
         saved = find_run(Path(_value_of("out", args) or "checkpoints"), chosen["resume"]).config
         return typing.cast(T, _as_options(with_values(saved, toml)))
+    if chosen["from"] is not None:
+        from myllm.checkpoint import find_run
+
+        begun = find_run(Path(_value_of("out", args) or "checkpoints"), chosen["from"]).config
+        start = dataclasses.replace(default_config(begun.preset, "cpu"), model=begun.model)
+        start = with_values(start, {"tokenizer": begun.text.tokenizer, **FINE_TUNING})
+        return typing.cast(T, _as_options(with_values(start, toml)))
     preset = chosen["preset"] or toml.get("preset", "modern")
     size = chosen["size"] or toml.get("size") or _machine_size(args, toml)
     base = with_values(default_config(str(preset), str(size)), toml)
@@ -206,7 +240,9 @@ def _defaults(options: type[T], verb: str, args: list[str]) -> T:
 
 def _as_options(config: RunConfig) -> TrainOptions:
     text = TextOptions(**_shared_values(config.text))
-    return TrainOptions(config.preset, config.size, config.model, text, config.train)
+    return TrainOptions(
+        config.preset, config.size, config.from_run, config.model, text, config.train
+    )
 
 
 def plain_text_config(text: DataConfig) -> DataConfig:

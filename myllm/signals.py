@@ -28,15 +28,23 @@ class SignalReceived(KeyboardInterrupt):
         self.number = number
 
 
+# What `raised` has raised. Python drops an exception that comes up in a callback, of an import for
+# instance; then the program runs on, and `Deferred` finds the signal here.
+_raised: list[int] = []
+
+
 @contextmanager
 def raised() -> Iterator[None]:
     """Within the block a signal raises `SignalReceived`, so that what is open gets closed."""
 
     def stop(number: int, frame: Any) -> None:
+        _raised.append(number)
         raise SignalReceived(number)
 
+    _raised.clear()
     with _handled_by(stop):
         yield
+    _raised.clear()
 
 
 class Deferred:
@@ -65,6 +73,8 @@ class Deferred:
 
     def __enter__(self) -> Deferred:
         self._context.__enter__()
+        if _raised:
+            self._note(_raised.pop(), None)
         return self
 
     def __exit__(self, *details: Any) -> None:

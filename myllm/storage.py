@@ -102,6 +102,23 @@ def read_file(path: Path) -> str:
 
 
 @contextmanager
+def finished_folder(final: Path) -> Iterator[Path]:
+    """A folder to fill, which gets its name once it is whole. It holds nothing else of ours."""
+    unfinished = final.with_name(f"{TEMPORARY}{final.name}-{os.getpid()}")
+    discard(unfinished)
+    try:
+        disk.make_folder(unfinished)
+        yield unfinished
+        for path in (*sorted(unfinished.iterdir()), unfinished):
+            disk.sync(path)
+        disk.rename(unfinished, final)
+    except BaseException:
+        discard(unfinished)
+        raise
+    disk.sync(final.parent)
+
+
+@contextmanager
 def sealed_folder(final: Path, manifest: str, facts: dict[str, Any]) -> Iterator[Path]:
     """A folder to fill, which gets its name and its manifest once it is whole.
 
@@ -112,26 +129,15 @@ def sealed_folder(final: Path, manifest: str, facts: dict[str, Any]) -> Iterator
         manifest: the name of the file that describes the others.
         facts: what else the manifest shall say. May be filled within the block.
     """
-    unfinished = final.with_name(f"{TEMPORARY}{final.name}-{os.getpid()}")
-    discard(unfinished)
-    try:
-        disk.make_folder(unfinished)
+    with finished_folder(final) as unfinished:
         yield unfinished
         files = {}
         for path in sorted(unfinished.iterdir()):
-            disk.sync(path)
             files[path.name] = {"bytes": path.stat().st_size, "sha256": _sha256(path)}
         text = _sealed_text({**facts, "files": files})
         disk.write(unfinished / manifest, lambda p: p.write_bytes(text.encode("utf-8")))
-        disk.sync(unfinished / manifest)
-        disk.sync(unfinished)
         if final.is_dir():
             final.rmdir()  # an empty one; any other fails here
-        disk.rename(unfinished, final)
-    except BaseException:
-        discard(unfinished)
-        raise
-    disk.sync(final.parent)
 
 
 def read_manifest(folder: Path, manifest: str) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from typing import IO, cast
 import torch
 from rich.console import Console
 
-from myllm.checkpoint import CONFIG, RunFolder, find_run
+from myllm.checkpoint import CONFIG, RunFolder, find_run, load_weights
 from myllm.config import GPTConfig, RunConfig, SamplingConfig, TrainConfig, flat_values, from_toml
 from myllm.corpora import download_corpus, python_docs
 from myllm.data import TokenFile, fitting_context, prepare
@@ -68,7 +68,9 @@ def train(options: TrainOptions, began: float) -> None:
 
 
 def _run_config(options: TrainOptions) -> RunConfig:
-    return RunConfig(options.preset, options.size, options.model, options.text, options.train)
+    return RunConfig(
+        options.preset, options.size, options.from_run, options.model, options.text, options.train
+    )
 
 
 def _started(options: TrainOptions, config: RunConfig, began: float) -> tuple[Trainer, TokenFile]:
@@ -86,10 +88,11 @@ def _started(options: TrainOptions, config: RunConfig, began: float) -> tuple[Tr
     elif not text.paths:
         text = dataclasses.replace(text, paths=(str(python_docs(folder)),))
     name = options.run or text_name(text)
-    token_file = prepare(text, config.model.vocab_size)
+    begun = find_run(Path(options.out), config.from_run) if config.from_run else None
+    token_file = prepare(text, config.model.vocab_size, begun.tokenizer if begun else None)
     model = dataclasses.replace(
         config.model,
-        vocab_size=token_file.tokenizer.vocab_size,
+        vocab_size=max(token_file.tokenizer.vocab_size, config.model.vocab_size * bool(begun)),
         attention=config.model.attention or choose_attention(device),
     )
     config = dataclasses.replace(config, model=model)
@@ -97,7 +100,11 @@ def _started(options: TrainOptions, config: RunConfig, began: float) -> tuple[Tr
         spent_s = time.monotonic() - began
         ranges = token_file.train_ranges, token_file.val_ranges
         config = fit_to_time(config, options.named, *ranges, spent_s)
-    context = fitting_context(token_file, config.model.context_length)
+    if begun is not None:
+        _check_same_shape(begun, config.model)
+    context = config.model.context_length
+    if begun is None or config.model.position == "rotary":
+        context = fitting_context(token_file, context)
     model = dataclasses.replace(config.model, context_length=context)
     if "-" in text.paths:  # standard input cannot be read twice; its copy can
         paths = tuple(str(source) for source in token_file.source_paths)
@@ -106,9 +113,30 @@ def _started(options: TrainOptions, config: RunConfig, began: float) -> tuple[Tr
         config, model=model, text=dataclasses.replace(text, data=None)
     ).validate()
     trainer = _build_trainer(config, token_file)
+    if begun is not None:
+        _begin_with(begun, trainer)
     config = dataclasses.replace(config, train=trainer.config)
     trainer.attach(RunFolder.create(Path(options.out), name, config, token_file.tokenizer))
     return trainer, token_file
+
+
+def _check_same_shape(begun: RunFolder, model: GPTConfig) -> None:
+    """Raises `ConfigError` if weights of a run cannot be those of `model`."""
+    free = {"dropout", "attention", *(["context_length"] if model.position == "rotary" else [])}
+    old = dataclasses.asdict(begun.config.model)
+    changed = [f"{n} {old[n]} → {v}" for n, v in dataclasses.asdict(model).items() if v != old[n]]
+    changed = [text for text in changed if text.split()[0] not in free]
+    if changed:
+        raise ConfigError(
+            f"cannot begin with {begun.name} and another model: {', '.join(changed)}; leave these "
+            "settings out"
+        )
+
+
+def _begin_with(run: RunFolder, trainer: Trainer) -> None:
+    load_weights(trainer.model, run.load("best", with_optimizer=False))
+    loss = trainer.evaluate().loss
+    log.info("begun with the model of %s: validation loss %.4f on this text", run.name, loss)
 
 
 def _resumed(options: TrainOptions, config: RunConfig) -> tuple[Trainer, TokenFile]:
@@ -135,6 +163,8 @@ def _resumed(options: TrainOptions, config: RunConfig) -> tuple[Trainer, TokenFi
             log.warning("%s changes from %s to %s", name, old[name], value)
     token_file = prepare(config.text, config.model.vocab_size, run.tokenizer)
     trainer = _build_trainer(config, token_file)
+    if config.from_run and not run.steps():
+        _begin_with(find_run(Path(options.out), config.from_run), trainer)
     trainer.attach(run)
     trainer.resume()
     run.set_config(dataclasses.replace(config, train=trainer.config))

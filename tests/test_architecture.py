@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent / "myllm"
-LOW = {"errors", "config", "tokenizer"}
+LOW = {"errors", "config", "tokenizer", "tokenizer_base", "imported_tokenizer"}
 MIDDLE = LOW | {"model", "optim", "device", "sources", "data", "dataset", "debug", "corpora"}
 HIGH = MIDDLE | {"checkpoint", "evaluate", "acceleration", "progress"}
 MAY_IMPORT: dict[str, set[str]] = {
@@ -16,7 +16,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "__main__": {"cli"},
     "errors": set(),
     "config": {"errors"},
-    "tokenizer": {"errors"},
+    "tokenizer_base": {"errors"},
+    "imported_tokenizer": {"errors", "tokenizer_base"},
+    "tokenizer": {"errors", "imported_tokenizer", "tokenizer_base"},
+    "families": {"config", "errors"},
+    "huggingface": LOW | {"checkpoint", "families", "model", "progress", "storage"},
+    "gguf_file": LOW | {"checkpoint", "families", "model", "storage"},
+    "export_check": LOW | {"checkpoint"},
     "device": {"config", "errors"},
     "model": {"config", "errors"},
     "optim": {"config", "errors"},

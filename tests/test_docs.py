@@ -19,10 +19,15 @@ ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 DEVELOPMENT = (ROOT / "docs" / "development.md").read_text(encoding="utf-8")
 BENCHMARKS = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+EXPORT = (ROOT / "docs" / "export.md").read_text(encoding="utf-8")
+RELIABILITY = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
 
 TINY_MODEL = "--d-model 32 --n-layers 1 --n-heads 2 --context-length 16 --batch-size 2".split()
 SMALLER = {
     "verify": [],
+    "export": [],
+    "import": [],
+    "from": "--max-steps 2 --device cpu".split(),
     "inspect-batch": [],
     "train": [*TINY_MODEL, *"--vocab-size 300 --max-steps 2 --device cpu".split()],
     "resume": "--max-steps 3 --device cpu".split(),
@@ -70,15 +75,20 @@ class TestREADME:
     def test_shows_every_verb(self) -> None:
         assert {args[0] for args in commands(README)} == set(VERBS)
 
-    @pytest.mark.parametrize("args", commands(README + DEVELOPMENT + BENCHMARKS), ids=shlex.join)
+    @pytest.mark.parametrize(
+        "args", commands(README + DEVELOPMENT + BENCHMARKS + EXPORT), ids=shlex.join
+    )
     def test_every_command_is_understood(self, args: list[str], folder: Path) -> None:
-        run = folder / "checkpoints" / "my-run"  # for --resume, which reads its settings
-        run.mkdir(parents=True)
-        (run / "config.toml").write_text(to_toml(default_config()), encoding="utf-8")
+        for name in ("my-run", "base"):  # for --resume and --from, which read their settings
+            run = folder / "checkpoints" / name
+            run.mkdir(parents=True)
+            (run / "config.toml").write_text(to_toml(default_config()), encoding="utf-8")
         options, _ = VERBS[args[0]]
         assert isinstance(parse(options, args[0], args[1:]), options)
 
-    @pytest.mark.parametrize("text", [README, DEVELOPMENT, BENCHMARKS], ids=lambda text: text[:9])
+    @pytest.mark.parametrize(
+        "text", [README, DEVELOPMENT, BENCHMARKS, EXPORT, RELIABILITY], ids=lambda text: text[:9]
+    )
     def test_every_flag_exists(self, text: str, capsys: pytest.CaptureFixture[str]) -> None:
         for verb in VERBS:
             assert main([verb, "--help"]) == 0
@@ -97,7 +107,8 @@ class TestREADME:
         for args in commands(README):
             if "--data" in args:  # the one that needs the network
                 continue
-            args += SMALLER["resume" if "--resume" in args else args[0]]
+            kinds = [kind for kind in ("resume", "from") if f"--{kind}" in args]
+            args += SMALLER[(kinds or args)[0]]
             if "--config" in args:
                 args += ["--n-heads", "2"]
             text = (

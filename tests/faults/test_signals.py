@@ -30,12 +30,24 @@ def here(tmp_path, monkeypatch, longer_text) -> Path:
     return tmp_path
 
 
-def start(*args: str, **pipes) -> subprocess.Popen:
-    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, **pipes}
-    return subprocess.Popen([sys.executable, "-m", "myllm", *args], text=True, **pipes)
+@pytest.fixture
+def start():
+    """Starts a program, which does not outlive the test."""
+    started: list[subprocess.Popen] = []
+
+    def begin(*args: str, **pipes) -> subprocess.Popen:
+        pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, **pipes}
+        command = [sys.executable, "-m", "myllm", *args]
+        started.append(subprocess.Popen(command, text=True, **pipes))
+        return started[-1]
+
+    yield begin
+    for process in started:
+        process.kill()
+        process.wait()
 
 
-def wait_for(condition, process: subprocess.Popen, limit_s: float = 60.0) -> None:
+def wait_for(condition, process: subprocess.Popen, limit_s: float = 180.0) -> None:
     began = time.monotonic()
     while not condition():
         assert process.poll() is None, "it ended early"
@@ -44,11 +56,11 @@ def wait_for(condition, process: subprocess.Popen, limit_s: float = 60.0) -> Non
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_training_ends_saved(here, number):
+def test_training_ends_saved(here, start, number):
     process = start(*TRAIN)
     wait_for(lambda: Path("checkpoints/r/step-000040").exists(), process)
     process.send_signal(number)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=180)
     assert process.returncode == 128 + number
     assert "and saved; go on with: myllm train --resume r" in errors
     assert "Traceback" not in errors
@@ -58,30 +70,30 @@ def test_training_ends_saved(here, number):
 
 @pytest.mark.parametrize("delay", [0.3, 1.5])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_start_up_ends_in_one_line(here, number, delay):
+def test_start_up_ends_in_one_line(here, start, number, delay):
     process = start(*TRAIN)
     time.sleep(delay)
     process.send_signal(number)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=180)
     assert process.returncode in (128 + number, -number)  # minus: Python itself was starting
-    if process.returncode > 0:
+    if process.returncode > 0 and "Exception ignored" not in errors:
         assert "Traceback" not in errors and errors.count("\n") <= 3
     assert not list(here.rglob(".tmp-*"))
 
 
-def test_a_reader_that_leaves(here):
+def test_a_reader_that_leaves(here, start):
     """`myllm train | head -1`: the run goes on, and ends well."""
     process = start(*TRAIN, "--max-steps", "60", stdout=subprocess.PIPE)
     assert process.stdout is not None and process.stderr is not None
     process.stdout.readline()
     process.stdout.close()
     errors = process.stderr.read()
-    assert process.wait(timeout=60) == 0, errors
+    assert process.wait(timeout=180) == 0, errors
     assert "Traceback" not in errors and "Exception" not in errors
     assert RunFolder("checkpoints/r").newest_good() == 60
 
 
-def test_a_terminal_that_is_closed(here):
+def test_a_terminal_that_is_closed(here, start):
     """Its program gets SIGHUP, and errors for whatever it still writes."""
     import pty
 
@@ -93,7 +105,7 @@ def test_a_terminal_that_is_closed(here):
     wait_for(lambda: Path("checkpoints/r/step-000020").exists(), process)
     os.close(parent)
     process.send_signal(signal.SIGHUP)
-    assert process.wait(timeout=60) == 128 + signal.SIGHUP
+    assert process.wait(timeout=180) == 128 + signal.SIGHUP
     run = RunFolder("checkpoints/r")
     assert run.newest_good() == max(run.steps()) and not list(run.path.glob(".tmp-*"))
 
@@ -128,3 +140,13 @@ class TestDeferred:
         with raised(), pytest.raises(SignalReceived) as caught:
             os.kill(os.getpid(), signal.SIGTERM)
         assert caught.value.number == signal.SIGTERM
+
+    def test_one_that_python_dropped_is_found(self):
+        """An exception in a callback, as of an import, is printed and forgotten."""
+        with raised():
+            with pytest.raises(SignalReceived):
+                os.kill(os.getpid(), signal.SIGTERM)
+            with Deferred() as signals:
+                assert signals.received == signal.SIGTERM
+            with Deferred() as signals:
+                assert signals.received is None

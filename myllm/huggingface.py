@@ -1,0 +1,338 @@
+"""Room: a run ↔ a Hugging Face folder: configuration, weights, tokenizer, card.
+
+Knows nothing of training. Executes nothing that it reads: no pickle, no code.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from myllm import __version__
+from myllm.checkpoint import Checkpoint, RunFolder
+from myllm.config import GPTConfig, RunConfig, SamplingConfig, with_values
+from myllm.errors import InputError
+from myllm.families import FAMILIES, Entry, Family, family_of, to_foreign
+from myllm.imported_tokenizer import ImportedTokenizer
+from myllm.model import GPTModel
+from myllm.progress import Progress
+from myllm.storage import Damaged, finished_folder, read_file, write_errors
+from myllm.tokenizer import Tokenizer
+
+SHARD_BYTES = 5 * 10**9  # what the Hub asks for
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+
+
+def export_huggingface(run: RunFolder, out: Path) -> None:
+    """Writes the best model of a run as a folder that `transformers` loads.
+
+    Raises:
+        InputError: the layout is one that no other program knows, or `out` cannot be written.
+        CheckpointError: no good checkpoint.
+    """
+    checkpoint = run.load("best", with_optimizer=False)
+    config, tokenizer = run.config, run.tokenizer
+    family = family_of(config.model)
+    n_bytes = sum(t.numel() * t.element_size() for t in checkpoint.model.values())
+    dtype = str(checkpoint.model["token_embedding.weight"].dtype).removeprefix("torch.")
+    card = _card(run.name, config, checkpoint, family)
+    if out.exists():
+        raise InputError(f"{out} exists: name another --out, or remove it")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with write_errors("export", out.parent, n_bytes), finished_folder(out) as folder:
+        _write_json(folder / "config.json", _settings(family, config.model, tokenizer, dtype))
+        _write_json(folder / "generation_config.json", _generation(tokenizer))
+        write_tokenizer(tokenizer, folder, config.model.context_length)
+        (folder / "README.md").write_text(card, encoding="utf-8")
+        _write_weights(family, checkpoint.model, folder)
+
+
+def _settings(
+    family: Family, config: GPTConfig, tokenizer: Tokenizer, dtype: str
+) -> dict[str, Any]:
+    end = tokenizer.end_of_text_id
+    return {
+        "architectures": [family.architecture],
+        "model_type": family.model_type,
+        **family.settings(config),
+        "vocab_size": config.vocab_size,
+        "tie_word_embeddings": config.tie_weights,
+        "bos_token_id": end,
+        "eos_token_id": end,
+        "dtype": dtype,
+        "torch_dtype": dtype,
+        "use_cache": True,
+    }
+
+
+def _generation(tokenizer: Tokenizer) -> dict[str, Any]:
+    defaults, end = SamplingConfig(), tokenizer.end_of_text_id
+    return {
+        "bos_token_id": end,
+        "eos_token_id": end,
+        "pad_token_id": end,
+        "do_sample": True,
+        "temperature": defaults.temperature,
+        "top_p": defaults.top_p,
+        "max_new_tokens": defaults.max_new_tokens,
+    }
+
+
+def write_tokenizer(tokenizer: Tokenizer, folder: Path, context_length: int) -> None:
+    """Writes `tokenizer.json` and what `transformers` reads beside it."""
+    (folder / "tokenizer.json").write_text(tokenizer.to_engine().to_str(), encoding="utf-8")
+    end = tokenizer.end_of_text
+    _write_json(
+        folder / "tokenizer_config.json",
+        {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "bos_token": end,
+            "eos_token": end,
+            "model_max_length": context_length,
+            "clean_up_tokenization_spaces": False,
+            # a text that contains the name of a special token is text, as it is here
+            "split_special_tokens": True,
+        },
+    )
+    _write_json(folder / "special_tokens_map.json", {"bos_token": end, "eos_token": end})
+
+
+def _write_weights(family: Family, weights: dict[str, Tensor], folder: Path) -> None:
+    """One file, or above 5 GB several and an index."""
+    total, held = 0, 0
+    shard: dict[str, Tensor] = {}
+    placed: list[tuple[list[str], Path]] = []
+
+    def flush() -> None:
+        path = folder / f"shard-{len(placed)}"
+        save_file(shard, path, metadata={"format": "pt"})
+        placed.append((list(shard), path))
+        shard.clear()
+
+    for name, tensor in to_foreign(family, weights):
+        n_bytes = tensor.numel() * tensor.element_size()
+        if shard and held + n_bytes > SHARD_BYTES:
+            flush()
+            held = 0
+        shard[name] = tensor
+        held, total = held + n_bytes, total + n_bytes
+    flush()
+    if len(placed) == 1:
+        placed[0][1].rename(folder / WEIGHTS)
+        return
+    where: dict[str, str] = {}
+    for i, (names, path) in enumerate(placed, 1):
+        final = f"model-{i:05d}-of-{len(placed):05d}.safetensors"
+        path.rename(folder / final)
+        where |= dict.fromkeys(names, final)
+    _write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": where})
+
+
+def _card(name: str, config: RunConfig, checkpoint: Checkpoint, family: Family) -> str:
+    """The README of the model: what is known of it."""
+    progress, shape = checkpoint.state.get("progress", {}), config.model
+    n = sum(t.numel() for t in checkpoint.model.values())
+    loss, bits = progress.get("best_loss"), progress.get("best_bits_per_byte")
+    measured = (
+        f"{loss:.4f} nats per token, {bits:.4f} bits per byte"
+        if loss is not None and bits is not None
+        else "not measured"
+    )
+    lines = [
+        "---",
+        "library_name: transformers",
+        "pipeline_tag: text-generation",
+        "license: other  # fill in",
+        "---",
+        "",
+        f"# {name}",
+        "",
+        f"A language model of {n:,} parameters ({family.architecture}), trained from nothing with "
+        f"MyLLM {__version__}.",
+        "",
+        "| | |",
+        "|---|---|",
+        f"| shape | {shape.n_layers} layers, {shape.d_model} wide, {shape.n_heads} heads, context "
+        f"{shape.context_length} |",
+        f"| vocabulary | {shape.vocab_size:,} |",
+        f"| text | SHA-256 {checkpoint.facts.get('text', 'not known')} |",
+        f"| steps | {checkpoint.step:,} |",
+        f"| validation loss | {measured} |",
+        f"| trained with | {config.train.optimizer}, {config.train.schedule}, learning rate "
+        f"{config.train.learning_rate:g} |",
+        "",
+        "It goes on with a text; it was not trained to answer questions. What it writes need "
+        "not be true. Licence and origin of the text: fill in.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False), encoding="utf-8")
+
+
+# ------------------------------------------------------------------------------ import
+
+
+def import_huggingface(folder: Path, out: Path, name: str) -> RunFolder:
+    """Makes a run from a local Hugging Face folder of a known layout.
+
+    Names and shapes are checked before any weight is read.
+
+    Args:
+        folder: with `config.json`, `tokenizer.json` and safetensors.
+        out: the folder of runs.
+        name: of the new run.
+
+    Raises:
+        InputError: something is missing, contradicts, or is not known here.
+    """
+    settings = _read_json(folder / "config.json")
+    family = FAMILIES.get(str(settings.get("model_type")))
+    if family is None:
+        raise InputError(
+            f"{folder}: model_type {settings.get('model_type')!r} is not known here: "
+            f"{', '.join(FAMILIES)} are"
+        )
+    model_config = _model_config(folder, family, settings)
+    tokenizer = ImportedTokenizer.read(folder / "tokenizer.json", _end_of_text(folder))
+    if tokenizer.vocab_size > model_config.vocab_size:
+        raise InputError(
+            f"{folder}: its tokenizer has {tokenizer.vocab_size} ids, its model "
+            f"{model_config.vocab_size}"
+        )
+    weights = _read_weights(folder, family, model_config)
+    run = RunFolder.create(out, name, RunConfig(preset="modern", model=model_config), tokenizer)
+    state = {"progress": Progress().to_json(), "scaler": {}}
+    facts = {"tokenizer": tokenizer.content_hash, "imported_from": folder.name}
+    run.save(Checkpoint(0, weights, {}, state, facts, run.small_files()), is_best=True, keep=2)
+    return run
+
+
+def _model_config(folder: Path, family: Family, settings: dict[str, Any]) -> GPTConfig:
+    try:
+        values = {
+            **family.shape,
+            **family.read(settings),
+            "vocab_size": settings["vocab_size"],
+            "tie_weights": settings.get("tie_word_embeddings", True),
+            "dropout": 0.0,
+        }
+        if family.model_type == "llama":
+            values["tie_weights"] = settings.get("tie_word_embeddings", False)
+        return with_values(RunConfig(), values).model.validate()
+    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+        what = f"has no {error}" if isinstance(error, KeyError) else str(error)
+        raise InputError(f"{folder / 'config.json'}: {what}") from None
+
+
+def _read_weights(folder: Path, family: Family, config: GPTConfig) -> dict[str, Tensor]:
+    """Our weights by name. All names and shapes are compared before anything is read."""
+    try:
+        sizes = {path: _shapes_in(path) for path in _weight_files(folder)}
+        entries = _expected(folder, family, config, sizes)
+        weights: dict[str, Tensor] = {}
+        for path in sizes:
+            for name, tensor in load_file(path).items():
+                if entry := entries.get(name):
+                    weights |= dict(entry.inward(tensor))
+        return weights
+    except (SafetensorError, OSError, RuntimeError) as error:
+        raise InputError(f"{folder}: the weights cannot be read: {error}") from None
+
+
+def _shapes_in(path: Path) -> dict[str, tuple[int, ...]]:
+    with safe_open(path, "pt") as file:
+        return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
+
+
+def _expected(
+    folder: Path,
+    family: Family,
+    config: GPTConfig,
+    sizes: dict[Path, dict[str, tuple[int, ...]]],
+) -> dict[str, Entry]:
+    """What the tensors of the files are to us, by their names.
+
+    Raises:
+        InputError: they are not those that the configuration describes.
+    """
+    found = {name: (path, size) for path in sizes for name, size in sizes[path].items()}
+    prefix, _, block = family.block.split("{i}")[0].partition(".")  # some files lack the prefix
+    pattern = re.compile(rf"(?:{prefix}\.)?{re.escape(block)}(\d+)\.")
+    layers = {match[1] for name in found if (match := pattern.match(name))}
+    if len(layers) != config.n_layers:
+        raise InputError(
+            f"{folder}: the weights have {len(layers)} layers, config.json says {config.n_layers}"
+        )
+    with torch.device("meta"):
+        shapes = {name: p.shape for name, p in GPTModel(config).named_parameters()}
+    expected = {entry.theirs: entry for entry in family.table(shapes)}
+    entries: dict[str, Entry] = {}
+    for name, (path, size) in found.items():
+        entry = expected.get(name) or expected.get(f"{prefix}.{name}")
+        if entry is not None and entry.shape != size:
+            raise InputError(
+                f"{path}: {name} is {size}, by config.json it should be {entry.shape}"
+            )
+        if entry is not None:
+            entries[name] = entry
+        elif not _is_derived(name, config):
+            raise InputError(f"{path}: {name} does not belong to {family.architecture}")
+    lacking = {e.theirs for e in expected.values()} - {e.theirs for e in entries.values()}
+    if lacking:
+        raise InputError(f"{folder}: the weights lack {min(lacking)}")
+    return entries
+
+
+def _is_derived(name: str, config: GPTConfig) -> bool:
+    """What follows from the rest: tied heads, masks and frequencies of old files."""
+    tail = name.rsplit(".", 1)[-1]
+    tied = config.tie_weights and name == "lm_head.weight"
+    return tied or tail in ("masked_bias", "inv_freq") or name.endswith(".attn.bias")
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    if (folder / INDEX).is_file():
+        where = _read_json(folder / INDEX).get("weight_map")
+        names = sorted(set(map(str, where.values()))) if isinstance(where, dict) else []
+        if not names or not all(re.fullmatch(r"[\w.-]+\.safetensors", name) for name in names):
+            raise InputError(f"{folder / INDEX} names files outside of its folder, or none")
+        return [folder / name for name in names]
+    if (folder / WEIGHTS).is_file():
+        return [folder / WEIGHTS]
+    if any(folder.glob("*.bin")) or any(folder.glob("*.pt")) or any(folder.glob("*.pth")):
+        raise InputError(
+            f"{folder} has its weights as pickles, which can run any code when they are read: get "
+            "the safetensors of this model, or convert it with its own program's save_pretrained"
+        )
+    raise InputError(f"{folder} has no {WEIGHTS}")
+
+
+def _end_of_text(folder: Path) -> str | None:
+    """The token that ends a text, by what lies beside the tokenizer."""
+    path = folder / "tokenizer_config.json"
+    token = _read_json(path).get("eos_token") if path.is_file() else None
+    if isinstance(token, dict):
+        token = token.get("content")
+    return token if isinstance(token, str) else None
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(read_file(path))
+    except Damaged as error:
+        raise InputError(str(error)) from None
+    except (ValueError, RecursionError):
+        raise InputError(f"{path} is no valid JSON") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path} is no JSON object")
+    return content

@@ -1,0 +1,156 @@
+"""Room: another program's `tokenizer.json` → a `Tokenizer` that gives the same ids."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from myllm.errors import InputError
+from myllm.tokenizer_base import (
+    END_OF_TEXT,
+    NAME_TO_BYTE,
+    TextSource,
+    Tokenizer,
+    without_surrogates,
+)
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer as Engine
+
+MOST_BYTES = 1 << 26  # of a tokenizer.json; the largest known are half of that
+ENDS = (END_OF_TEXT, "<|im_end|>", "<|end_of_text|>", "</s>", "<eos>")  # names of end of text
+SPACE = "\N{LOWER ONE EIGHTH BLOCK}"  # what SentencePiece writes for a space
+
+
+class ImportedTokenizer(Tokenizer):
+    """Byte-level or SentencePiece-like byte pairs (or characters), as another program has them.
+
+    Encoding is the `tokenizers` library's, by the file's own rules (normalisation, cutting,
+    merges), but for special tokens: their names in a text are text.
+    """
+
+    kind = "imported"
+
+    def __init__(self, content: dict[str, Any], end_of_text: str) -> None:
+        """
+        Args:
+            content: of a `tokenizer.json`.
+            end_of_text: the name of the token that ends a text.
+
+        Raises:
+            InputError: not a tokenizer, not byte pairs, or without that token.
+        """
+        from tokenizers import Tokenizer as Engine
+
+        model = content.get("model")
+        kind = model.get("type") if isinstance(model, dict) else None
+        if kind not in ("BPE", "WordLevel"):  # the second is what a character tokenizer becomes
+            raise InputError(f"its model is {kind}: byte pairs are what is known here")
+        try:
+            self._engine = Engine.from_str(json.dumps(content))
+        except Exception as error:  # the library raises nothing narrower
+            raise InputError(f"the tokenizers library refuses it: {error}") from None
+        self._engine.no_truncation()
+        self._engine.no_padding()
+        self._engine.encode_special_tokens = True
+        self._content, self._end = content, end_of_text
+        end = self._engine.token_to_id(end_of_text)
+        if end is None:
+            raise InputError(f"it has no token {end_of_text!r}, which shall end a text")
+        self._end_id = end
+        self._bytes = self._all_bytes()
+
+    @classmethod
+    def read(cls, path: Path, end_of_text: str | None = None) -> ImportedTokenizer:
+        """Reads a `tokenizer.json`.
+
+        Args:
+            path: the file.
+            end_of_text: the name of the token that ends a text; by default the first usual one.
+
+        Raises:
+            InputError: no such file, or not one that is known here.
+        """
+        try:
+            if path.stat().st_size > MOST_BYTES:
+                raise InputError(f"{path} is larger than any tokenizer")
+            content = json.loads(path.read_bytes().decode("utf-8"))
+        except OSError as error:
+            raise InputError(f"cannot read tokenizer {path}: {error.strerror}") from None
+        except (ValueError, RecursionError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(f"{path} is no valid JSON") from None
+        if not isinstance(content, dict):
+            raise InputError(f"{path} is no tokenizer")
+        text = json.dumps(content.get("added_tokens", []))
+        end = end_of_text or next((name for name in ENDS if json.dumps(name) in text), ENDS[0])
+        try:
+            return cls(content, end)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from None
+
+    def _all_bytes(self) -> list[bytes]:
+        """What each id stands for."""
+        byte_level = "ByteLevel" in json.dumps(self._content.get("decoder"))
+        special = {
+            token["id"] for token in self._content.get("added_tokens", []) if token.get("special")
+        }
+        found = []
+        for id in range(self._engine.get_vocab_size(with_added_tokens=True)):
+            name = self._engine.id_to_token(id)
+            if name is None:
+                raise InputError("its ids are not 0, 1, 2 …")
+            if id in special or id == self._end_id:
+                found.append(b"")
+            elif byte_level and all(ch in NAME_TO_BYTE for ch in name):
+                found.append(bytes(NAME_TO_BYTE[ch] for ch in name))
+            elif len(name) == 6 and name.startswith("<0x") and name.endswith(">"):
+                found.append(bytes([int(name[3:5], 16)]))
+            else:
+                found.append(name.replace(SPACE, " ").encode("utf-8", "replace"))
+        return found
+
+    def train(self, source: TextSource) -> Tokenizer:
+        raise InputError("an imported tokenizer is trained already")
+
+    def encode(self, text: str) -> list[int]:
+        return self.encode_batch([text])[0].tolist()
+
+    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+        clean = [without_surrogates(text) for text in texts]
+        encodings = self._engine.encode_batch_fast(clean, add_special_tokens=False)
+        return [np.array(encoding.ids, np.uint32) for encoding in encodings]
+
+    def token_bytes(self, id: int) -> bytes:
+        if not 0 <= id < len(self._bytes):
+            raise InputError(f"id {id} is not in the vocabulary of {self.vocab_size}")
+        return self._bytes[id]
+
+    @property
+    def vocab_size(self) -> int:
+        return len(self._bytes)
+
+    @property
+    def end_of_text_id(self) -> int:
+        return self._end_id
+
+    @property
+    def end_of_text(self) -> str:
+        return self._end
+
+    def to_engine(self) -> Engine:
+        return self._engine
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"kind": self.kind, "end_of_text": self._end, "content": self._content}
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> ImportedTokenizer:
+        if not isinstance(content["content"], dict) or not isinstance(content["end_of_text"], str):
+            raise InputError("it is not of this form")
+        return cls(content["content"], content["end_of_text"])

@@ -1,0 +1,184 @@
+"""Room: what every tokenizer has (`Tokenizer`), and how bytes are written in vocabularies."""
+
+from __future__ import annotations
+
+import codecs
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
+
+import numpy as np
+
+from myllm.errors import InputError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer as Engine
+
+END_OF_TEXT = "<|endoftext|>"
+REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+
+TOKENIZERS: dict[str, type[Tokenizer]] = {}  # those to train, by kind; `tokenizer.py` fills it
+TRAINED: dict[str, type[Tokenizer]] = {}  # those that others have trained
+
+TextSource: TypeAlias = str | Path | Iterable[str | Path]
+"""A text, a UTF-8 file (as a `Path`), or an iterable of both."""
+
+
+class Tokenizer(ABC):
+    """What every tokenizer has. Text is `str`, ids are `list[int]`."""
+
+    kind: ClassVar[str]
+
+    @abstractmethod
+    def train(self, source: TextSource) -> Tokenizer:
+        """Builds the vocabulary from texts (see `TextSource`); returns itself."""
+
+    @abstractmethod
+    def encode(self, text: str) -> list[int]:
+        """The ids of `text`. Special-token strings inside it are plain text."""
+
+    @abstractmethod
+    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """The ids of many texts as int arrays (n,), encoded on all cores."""
+
+    @abstractmethod
+    def token_bytes(self, id: int) -> bytes:
+        """The UTF-8 bytes that a token stands for; empty for a special token.
+
+        Raises:
+            InputError: the id is not in the vocabulary.
+        """
+
+    @property
+    @abstractmethod
+    def vocab_size(self) -> int:
+        """Number of ids, special ones included."""
+
+    @property
+    @abstractmethod
+    def end_of_text_id(self) -> int:
+        """The id that separates documents. No text encodes to it."""
+
+    @property
+    def end_of_text(self) -> str:
+        """The name of that token."""
+        return END_OF_TEXT
+
+    def to_engine(self) -> Engine:
+        """The same tokenizer as one of the `tokenizers` library, which other programs read.
+
+        Raises:
+            InputError: this kind cannot be one.
+        """
+        raise InputError(f"a {self.kind} tokenizer cannot be exported: no other program knows it")
+
+    @abstractmethod
+    def to_dict(self) -> dict[str, Any]:
+        """All that the tokenizer was built from."""
+
+    @classmethod
+    @abstractmethod
+    def from_dict(cls, content: dict[str, Any]) -> Tokenizer:
+        """The tokenizer that `to_dict` described.
+
+        Raises:
+            InputError: the content is not of this form.
+        """
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of `ids`; bytes that are no UTF-8 become U+FFFD.
+
+        Raises:
+            InputError: an id is not in the vocabulary.
+        """
+        return "".join(self.decode_stream(ids))
+
+    def decode_stream(self, ids: Iterable[int]) -> Iterator[str]:
+        """The text of each id as soon as its characters are whole.
+
+        A character whose bytes are spread over several tokens comes with the last of them, so
+        the pieces join to exactly what `decode` gives.
+        """
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        for id in ids:
+            yield decoder.decode(self.token_bytes(id))
+        yield decoder.decode(b"", final=True)
+
+    def count_unknown(self, ids: np.ndarray) -> int:
+        """How many of `ids` stand for a character that the vocabulary lacks."""
+        return 0
+
+    def byte_counts(self) -> np.ndarray:
+        """Number of bytes of each token, int64 (V,): what makes bits per byte of a loss."""
+        return np.array([len(self.token_bytes(id)) for id in range(self.vocab_size)], np.int64)
+
+    @property
+    def content_hash(self) -> str:
+        """SHA-256 of the content: two tokenizers with the same hash encode alike."""
+        canonical = json.dumps(self.to_dict(), sort_keys=True, ensure_ascii=True)
+        return hashlib.sha256(canonical.encode("ascii")).hexdigest()
+
+    def save(self, path: str | Path) -> None:
+        """Writes the tokenizer as UTF-8 JSON."""
+        text = json.dumps(self.to_dict(), ensure_ascii=False, indent=0)
+        Path(path).write_bytes(text.encode("utf-8", errors="surrogatepass"))
+
+    @classmethod
+    def load(cls, path: str | Path) -> Tokenizer:
+        """Reads a saved tokenizer; on a subclass, only that kind.
+
+        Raises:
+            InputError: no such file, or not a tokenizer of this kind.
+        """
+        try:
+            content = json.loads(Path(path).read_bytes().decode("utf-8", "surrogatepass"))
+        except OSError as error:
+            raise InputError(f"cannot read tokenizer {path}: {error.strerror}") from None
+        except (ValueError, RecursionError):
+            raise InputError(f"{path} is not a tokenizer: it is no valid JSON") from None
+        kind = content.get("kind") if isinstance(content, dict) else None
+        found = {**TRAINED, **TOKENIZERS}.get(kind) if isinstance(kind, str) else None
+        if found is None:
+            raise InputError(f"{path} is not a tokenizer: its kind is {kind!r}")
+        if not issubclass(found, cls):
+            raise InputError(f"{path} holds a {kind} tokenizer, not a {cls.kind} one")
+        try:
+            return found.from_dict(content)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise InputError(f"{path} is not a usable {kind} tokenizer: {error}") from None
+
+
+def iterate_texts(source: TextSource) -> Iterator[str]:
+    """The texts of a `TextSource`, a large file in pieces cut after a line."""
+    if isinstance(source, str):
+        yield source
+    elif isinstance(source, Path):
+        with source.open(encoding="utf-8", newline="") as file:
+            while lines := file.readlines(1 << 20):
+                yield "".join(lines)
+    else:
+        for item in source:
+            yield from iterate_texts(item)
+
+
+def without_surrogates(text: str) -> str:
+    """A lone surrogate is no character; the library would refuse the whole text for it."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def _byte_names() -> list[str]:
+    """The printable character that stands for each byte in `vocab` and `merges`.
+
+    The same table as GPT-2's: printable bytes stand for themselves, the others are moved above
+    U+0100, so that a vocabulary can be read and is exchangeable with other programs.
+    """
+    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    moved = iter(range(0x100, 0x200))
+    return [chr(byte if byte in printable else next(moved)) for byte in range(256)]
+
+
+BYTE_NAMES = _byte_names()
+NAME_TO_BYTE = {name: byte for byte, name in enumerate(BYTE_NAMES)}

@@ -1,0 +1,414 @@
+"""Export and import: other programs compute the same from the same text, and back."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pickle
+import struct
+import time
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from myllm.checkpoint import Checkpoint, RunFolder, load_model, model_tensors
+from myllm.cli import main
+from myllm.config import RunConfig, default_config
+from myllm.device import host_copies
+from myllm.errors import InputError
+from myllm.export_check import compare_with_llama_cpp, compare_with_transformers
+from myllm.families import family_of
+from myllm.gguf_file import export_gguf
+from myllm.huggingface import export_huggingface, import_huggingface
+from myllm.model import GPTModel
+from myllm.progress import Progress
+from myllm.tokenizer import BPETokenizer, CharTokenizer, Tokenizer
+
+NASTY = [
+    "你好，世界", "नमस्ते दुनिया", "👩‍👩‍👧‍👦 family 🏳️‍🌈", "e\u0301 n\u0303 Å", "a\tb\t\t c",
+    "     runs   of  ", "line\r\nnext\r\n\r\n", "0123456789 3.14 1,000,000",
+    "<|endoftext|> <|im_start|> </s> <unk> <s>", "", "\n\n\n", "don't we'll I'M",
+    "\u200bzero\ufeff", "ﬁ ligature ½ ﷺ", "\x07bell",
+]  # fmt: skip
+TEXT = "the king rides to the old city, and sings of the river: 你好 naïve 12.\n" * 30
+
+
+def make_run(folder: Path, tokenizer: Tokenizer, preset: str = "modern", **changes) -> RunFolder:
+    """A run of a small random model, saved as training would."""
+    shape: dict[str, Any] = dict(
+        context_length=128, d_model=48, n_layers=3, n_heads=6, d_ff=80, dropout=0.0
+    )
+    model_config = dataclasses.replace(
+        default_config(preset).model, vocab_size=tokenizer.vocab_size, **{**shape, **changes}
+    )
+    torch.manual_seed(1)
+    model = GPTModel(model_config)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(0.1 * torch.randn_like(p))
+    run = RunFolder.create(folder, "run", RunConfig(preset=preset, model=model_config), tokenizer)
+    state = {"progress": Progress(best_loss=2.0, best_bits_per_byte=1.0).to_json(), "scaler": {}}
+    weights = host_copies(model_tensors(model))
+    run.save(Checkpoint(7, weights, {}, state, {"text": "ab"}, run.small_files()), True, 2)
+    return run
+
+
+@pytest.fixture
+def bpe() -> BPETokenizer:
+    return BPETokenizer(300).train(TEXT)
+
+
+@pytest.fixture
+def char() -> CharTokenizer:
+    return CharTokenizer().train(TEXT)
+
+
+LAYOUTS = [
+    ("gpt2", {}), ("gpt2", {"tie_weights": False}), ("modern", {}),
+    ("modern", {"n_kv_heads": 2}), ("modern", {"tie_weights": False, "head_dim": 10}),
+    ("llama", {}), ("llama", {"n_kv_heads": 3}), ("llama", {"tie_weights": True}),
+    ("llama", {"rope_factor": 8.0, "rope_original_context": 32, "rope_theta": 500.0}),
+]  # fmt: skip
+
+
+class TestHuggingFace:
+    @pytest.mark.parametrize("kind", ["bpe", "char"])
+    @pytest.mark.parametrize("preset, changes", LAYOUTS, ids=str)
+    def test_transformers_computes_the_same(self, tmp_path, request, preset, changes, kind):
+        run = make_run(tmp_path, request.getfixturevalue(kind), preset, **changes)
+        export_huggingface(run, tmp_path / "hf")
+        found = compare_with_transformers(run, tmp_path / "hf")
+        assert found is not None
+        assert found.difference <= 1e-4 and len(found.ours) == 64
+        assert found.ours == found.theirs and found.equal
+
+    @pytest.mark.parametrize("kind", ["bpe", "char"])
+    def test_ids_of_nasty_strings(self, tmp_path, request, kind):
+        from transformers import AutoTokenizer
+
+        tokenizer = request.getfixturevalue(kind)
+        export_huggingface(make_run(tmp_path, tokenizer), tmp_path / "hf")
+        theirs = AutoTokenizer.from_pretrained(tmp_path / "hf")
+        for text in NASTY:
+            ids = tokenizer.encode(text)
+            assert theirs(text, add_special_tokens=False)["input_ids"] == ids, repr(text)
+            assert theirs.decode(ids) == tokenizer.decode(ids), repr(text)
+        assert theirs.eos_token_id == tokenizer.end_of_text_id
+
+    def test_the_folder(self, tmp_path, bpe):
+        run = make_run(tmp_path, bpe)
+        export_huggingface(run, tmp_path / "hf")
+        names = {path.name for path in (tmp_path / "hf").iterdir()}
+        assert names == {
+            "config.json", "generation_config.json", "model.safetensors", "tokenizer.json",
+            "tokenizer_config.json", "special_tokens_map.json", "README.md",
+        }  # fmt: skip
+        card = (tmp_path / "hf" / "README.md").read_text(encoding="utf-8")
+        assert "license:" in card and "2.0000 nats per token" in card and "SHA-256 ab" in card
+
+    def test_shards(self, tmp_path, bpe, monkeypatch):
+        monkeypatch.setattr("myllm.huggingface.SHARD_BYTES", 60_000)
+        run = make_run(tmp_path, bpe)
+        export_huggingface(run, tmp_path / "hf")
+        assert len(list((tmp_path / "hf").glob("model-*-of-*.safetensors"))) > 2
+        found = compare_with_transformers(run, tmp_path / "hf")
+        assert found is not None and found.equal
+        again = import_huggingface(tmp_path / "hf", tmp_path, "again")
+        assert again.load().model.keys() == run.load().model.keys()
+
+    def test_a_layout_of_nobody_is_refused_by_name(self, tmp_path, bpe):
+        run = make_run(tmp_path, bpe, "modern", norm="layernorm")
+        with pytest.raises(InputError, match="qwen3, but for norm 'layernorm'"):
+            export_huggingface(run, tmp_path / "hf")
+        assert not (tmp_path / "hf").exists()
+
+    def test_presets_are_known(self):
+        found = {preset: family_of(default_config(preset).model) for preset in ("gpt2", "modern")}
+        assert {family.architecture for family in found.values()} == {
+            "GPT2LMHeadModel",
+            "Qwen3ForCausalLM",
+        }
+
+
+class TestGGUF:
+    """Against llama.cpp, where it is installed: `pip install llama-cpp-python` builds it."""
+
+    @pytest.mark.parametrize("kind", ["bpe", "char"])
+    @pytest.mark.parametrize("preset, changes", LAYOUTS, ids=str)
+    def test_llama_cpp_computes_the_same(self, tmp_path, request, preset, changes, kind):
+        pytest.importorskip("llama_cpp")
+        run = make_run(tmp_path, request.getfixturevalue(kind), preset, **changes)
+        export_gguf(run, tmp_path / "model.gguf", "f32")
+        found = compare_with_llama_cpp(run, tmp_path / "model.gguf")
+        assert found is not None and found.ours == found.theirs
+        assert found.difference <= 1e-3 * found.scale
+
+    @pytest.mark.parametrize("quantization", ["f16", "bf16", "q8_0"])
+    def test_smaller_numbers(self, tmp_path, bpe, quantization):
+        pytest.importorskip("llama_cpp")
+        run = make_run(tmp_path, bpe, d_model=64, n_heads=4, d_ff=96)
+        export_gguf(run, tmp_path / "model.gguf", quantization)
+        found = compare_with_llama_cpp(run, tmp_path / "model.gguf")
+        assert found is not None and found.difference <= 0.05 * found.scale
+
+    def test_ids_of_nasty_strings(self, tmp_path, bpe):
+        llama_cpp = pytest.importorskip("llama_cpp")
+        run = make_run(tmp_path, bpe)
+        export_gguf(run, tmp_path / "model.gguf", "f32")
+        theirs = llama_cpp.Llama(str(tmp_path / "model.gguf"), vocab_only=True, verbose=False)
+        for text in NASTY:
+            ids = theirs.tokenize(text.encode(), add_bos=False, special=False)
+            assert ids == bpe.encode(text), repr(text)
+
+    def test_the_file(self, tmp_path, bpe):
+        """What needs no llama.cpp: the package that wrote it reads it."""
+        gguf = pytest.importorskip("gguf")
+        run = make_run(tmp_path, bpe)
+        export_gguf(run, tmp_path / "model.gguf", "f16")
+        reader = gguf.GGUFReader(tmp_path / "model.gguf")
+        assert reader.get_field("general.architecture").contents() == "qwen3"
+        assert len(reader.get_field("tokenizer.ggml.tokens").contents()) == bpe.vocab_size
+        assert {tensor.name for tensor in reader.tensors} >= {
+            "token_embd.weight",
+            "blk.2.ffn_up.weight",
+        }
+        modelfile = (tmp_path / "model.Modelfile").read_text(encoding="utf-8")
+        assert "FROM ./model.gguf" in modelfile and 'stop "<|endoftext|>"' in modelfile
+
+    def test_widths_that_q8_0_cannot_hold(self, tmp_path, bpe):
+        pytest.importorskip("gguf")
+        with pytest.raises(InputError, match="d_model 48 is no multiple of 32"):
+            export_gguf(make_run(tmp_path, bpe), tmp_path / "model.gguf", "q8_0")
+
+
+def odd_models():
+    from transformers import (
+        GPT2Config,
+        GPT2LMHeadModel,
+        LlamaConfig,
+        LlamaForCausalLM,
+        Qwen3Config,
+        Qwen3ForCausalLM,
+    )
+
+    rotary: dict[str, Any] = dict(
+        vocab_size=311, hidden_size=36, intermediate_size=52, num_hidden_layers=3,
+        num_attention_heads=6, num_key_value_heads=2, head_dim=10, max_position_embeddings=96,
+    )  # fmt: skip
+    llama3: dict[str, Any] = dict(
+        rope_type="llama3", rope_theta=5e5, factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
+        original_max_position_embeddings=24,
+    )  # fmt: skip
+    gpt2 = GPT2Config(vocab_size=311, n_positions=96, n_embd=36, n_layer=3, n_head=6, n_inner=50)
+    return {
+        "gpt2": GPT2LMHeadModel(gpt2),
+        "llama": LlamaForCausalLM(LlamaConfig(**rotary)),
+        "llama3": LlamaForCausalLM(LlamaConfig(**rotary, rope_parameters=llama3)),
+        "qwen3": Qwen3ForCausalLM(Qwen3Config(**rotary, tie_word_embeddings=True)),
+    }
+
+
+@pytest.fixture
+def foreign(tmp_path, bpe):
+    """Saves a random model of `transformers`, with a tokenizer."""
+
+    def save(name: str, dtype: torch.dtype = torch.float32) -> Path:
+        torch.manual_seed(2)
+        model = odd_models()[name]
+        with torch.no_grad():
+            for p in model.parameters():
+                p.add_(0.1 * torch.randn_like(p))
+        folder = tmp_path / f"their-{name}"
+        model.to(dtype).save_pretrained(folder)
+        (folder / "tokenizer.json").write_text(bpe.to_engine().to_str(), encoding="utf-8")
+        return folder
+
+    return save
+
+
+class TestImport:
+    @pytest.mark.parametrize("name", ["gpt2", "llama", "llama3", "qwen3"])
+    def test_computes_the_same_and_goes_back_equal(self, tmp_path, foreign, name):
+        from transformers import AutoModelForCausalLM
+
+        folder = foreign(name)
+        run = import_huggingface(folder, tmp_path, "in")
+        model, _, _ = load_model(run)
+        theirs = AutoModelForCausalLM.from_pretrained(folder).eval()
+        tokens = torch.randint(311, (2, 96), generator=torch.Generator().manual_seed(3))
+        with torch.inference_mode():
+            torch.testing.assert_close(model(tokens), theirs(tokens).logits, atol=1e-4, rtol=1e-4)
+        export_huggingface(run, tmp_path / "back")
+        ours, original = (
+            load_file(path / "model.safetensors") for path in (tmp_path / "back", folder)
+        )
+        assert ours.keys() == original.keys()
+        assert all(torch.equal(ours[name], original[name]) for name in original)
+
+    def test_bfloat16_stays(self, tmp_path, foreign):
+        run = import_huggingface(foreign("qwen3", torch.bfloat16), tmp_path, "in")
+        assert {t.dtype for t in run.load().model.values()} == {torch.bfloat16}
+        assert load_model(run)[0].token_embedding.weight.dtype == torch.bfloat16
+
+    def test_sentencepiece_like_tokenizer(self, tmp_path):
+        from tokenizers import Tokenizer as Engine
+        from tokenizers import decoders, models, normalizers
+
+        from myllm.imported_tokenizer import ImportedTokenizer
+
+        pieces = [
+            "<unk>",
+            "<s>",
+            "</s>",
+            *(f"<0x{b:02X}>" for b in range(256)),
+            "▁",
+            "a",
+            "b",
+            "▁a",
+        ]
+        vocab = {piece: id for id, piece in enumerate(pieces)}
+        engine = Engine(
+            models.BPE(vocab, [("▁", "a")], unk_token="<unk>", byte_fallback=True, fuse_unk=True)
+        )
+        engine.normalizer = normalizers.Replace(" ", "▁")
+        engine.decoder = decoders.Sequence(
+            [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+        )
+        engine.add_special_tokens(["<unk>", "<s>", "</s>"])
+        path = tmp_path / "tokenizer.json"
+        path.write_text(engine.to_str(), encoding="utf-8")
+        tokenizer = ImportedTokenizer.read(path)
+        assert tokenizer.end_of_text == "</s>"
+        for text in ("a ab", " b你 a", "<s>"):
+            assert tokenizer.decode(tokenizer.encode(text)) == text
+        tokenizer.save(tmp_path / "saved.json")
+        assert Tokenizer.load(tmp_path / "saved.json").content_hash == tokenizer.content_hash
+
+    def test_train_begins_where_evaluation_says(self, tmp_path, monkeypatch, bpe, capsys):
+        monkeypatch.chdir(tmp_path)
+        Path("text.txt").write_text(TEXT * 3, encoding="utf-8")
+        flags = "--d-model 16 --n-layers 1 --n-heads 2 --context-length 16 --max-steps 12 --run a"
+        assert main(["train", "text.txt", "--dtype", "float32", *flags.split()]) == 0
+        capsys.readouterr()
+        assert main(["evaluate", "--run", "a"]) == 0
+        loss = capsys.readouterr().out.split("loss ")[1].split()[0]
+        command = "train text.txt --from a --max-steps 2 --dtype float32 --run b"
+        assert main(command.split()) == 0
+        out, err = capsys.readouterr()
+        assert f"begun with the model of a: validation loss {loss}" in err
+        assert main(["generate", "the", "--run", "b", "--max-new-tokens", "3"]) == 0
+
+
+class TestBadInput:
+    """Malicious and damaged folders: one line, soon, and nothing is executed."""
+
+    def refused(self, folder: Path, tmp_path: Path, *words: str) -> None:
+        began = time.monotonic()
+        with pytest.raises(InputError) as caught:
+            import_huggingface(folder, tmp_path / "runs", "bad")
+        assert time.monotonic() - began < 2
+        for word in words:
+            assert word in str(caught.value), caught.value
+        assert not (tmp_path / "runs" / "bad").exists()
+
+    def test_pickles(self, tmp_path, foreign):
+        folder = foreign("qwen3")
+        (folder / "model.safetensors").unlink()
+        (folder / "pytorch_model.bin").write_bytes(pickle.dumps({"a": 1}))
+        self.refused(folder, tmp_path, "pickles", "safetensors")
+
+    def test_a_pickle_by_another_name(self, tmp_path, foreign):
+        folder = foreign("qwen3")
+        (folder / "model.safetensors").write_bytes(pickle.dumps({"a": print}))
+        self.refused(folder, tmp_path, "weights")
+
+    def test_a_zip_bomb_by_another_name(self, tmp_path, foreign):
+        folder = foreign("qwen3")
+        with zipfile.ZipFile(folder / "model.safetensors", "w", zipfile.ZIP_DEFLATED) as bomb:
+            bomb.writestr("data.pkl", b"\0" * (1 << 24))
+        self.refused(folder, tmp_path, "weights")
+
+    @pytest.mark.parametrize(
+        "header",
+        [
+            {"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 80_000_000_000]}},
+            {"a": {"dtype": "F32", "shape": [2], "data_offsets": [-8, 0]}},
+            {"a": {"dtype": "F99", "shape": [2], "data_offsets": [0, 8]}},
+            {"a": {"dtype": "F32", "shape": [1 << 60, 1 << 60], "data_offsets": [0, 8]}},
+            {
+                "a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]},
+                "b": {"dtype": "F32", "shape": [2], "data_offsets": [4, 12]},
+            },
+        ],
+    )
+    def test_headers(self, tmp_path, foreign, header):
+        folder = foreign("qwen3")
+        text = json.dumps(header).encode()
+        content = struct.pack("<Q", len(text)) + text + b"\0" * 16
+        (folder / "model.safetensors").write_bytes(content)
+        self.refused(folder, tmp_path, "weights")
+
+    def test_a_header_of_100_gigabytes(self, tmp_path, foreign):
+        folder = foreign("qwen3")
+        (folder / "model.safetensors").write_bytes(struct.pack("<Q", 10**11) + b"{}")
+        self.refused(folder, tmp_path, "weights")
+
+    @pytest.mark.parametrize(
+        "setting, value, word",
+        [
+            ("hidden_size", 4096, "config.json it should be"),
+            ("num_hidden_layers", 999, "3 layers"),
+            ("num_hidden_layers", 10**9, "n_layers"),
+            ("vocab_size", "many", "vocab_size"),
+            ("num_attention_heads", 0, "config.json"),
+            ("hidden_act", "gelu", "hidden_act"),
+            ("model_type", "mamba", "mamba"),
+            ("rope_parameters", {"rope_type": "yarn", "factor": 2}, "yarn"),
+        ],
+    )
+    def test_a_config_that_lies(self, tmp_path, foreign, setting, value, word):
+        folder = foreign("qwen3")
+        path = folder / "config.json"
+        settings = json.loads(path.read_text(encoding="utf-8"))
+        path.write_text(json.dumps({**settings, setting: value}), encoding="utf-8")
+        self.refused(folder, tmp_path, word)
+
+    def test_an_index_that_leaves_the_folder(self, tmp_path, foreign):
+        folder = foreign("qwen3")
+        where = {"weight_map": {"a": "../../secret.safetensors"}}
+        path = folder / "model.safetensors.index.json"
+        path.write_text(json.dumps(where), encoding="utf-8")
+        self.refused(folder, tmp_path, "outside of its folder")
+
+    def test_a_foreign_tensor(self, tmp_path, foreign):
+        folder = foreign("qwen3")
+        weights = load_file(folder / "model.safetensors")
+        save_file({**weights, "model.extra": torch.ones(2)}, folder / "model.safetensors")
+        self.refused(folder, tmp_path, "model.extra does not belong")
+
+    @pytest.mark.parametrize(
+        "content", ["[]", "{", '{"model": {"type": "Unigram"}}', "[" * 99_999]
+    )
+    def test_tokenizers(self, tmp_path, foreign, content):
+        folder = foreign("qwen3")
+        (folder / "tokenizer.json").write_text(content, encoding="utf-8")
+        self.refused(folder, tmp_path, "tokenizer.json")
+
+    def test_no_such_folder(self, tmp_path, capsys):
+        assert main(["import", str(tmp_path / "nothing")]) == 2
+        assert "no folder" in capsys.readouterr().err
+
+
+def test_commands(tmp_path, monkeypatch, bpe, capsys):
+    monkeypatch.chdir(tmp_path)
+    make_run(tmp_path / "checkpoints", bpe)
+    assert main(["export", "run", "--out", "there"]) == 0
+    out = capsys.readouterr().out
+    assert "there: written" in out and "64 tokens written greedily are the same" in out
+    assert main(["export", "run", "--out", "there"]) == 2
+    assert main(["import", "there", "--run", "back"]) == 0
+    assert main(["generate", "the", "--run", "back", "--max-new-tokens", "3"]) == 0
