@@ -39,7 +39,9 @@ from myllm.storage import (
     check_files,
     discard_unfinished,
     disk,
+    finished_folder,
     lock,
+    made_by_one_process,
     read_file,
     read_manifest,
     require_room,
@@ -114,14 +116,12 @@ class RunFolder:
             path = out / f"{name}-{number}"
         if number > 1:
             log.warning("run %s exists already; this one is %s", name, path.name)
-        unfinished = out / f"{TEMPORARY}{path.name}-{os.getpid()}"
-        with write_errors("make the run", out, 1 << 16):
-            disk.make_folder(unfinished)
-            tokenizer.save(unfinished / TOKENIZER)
-            disk.sync(unfinished / TOKENIZER)
-            write_file(unfinished / CONFIG, to_toml(config))
-            disk.rename(unfinished, path)
-            disk.sync(out)
+        with write_errors("make the run", out, 1 << 16), made_by_one_process(path):
+            if path.exists():  # another process was faster
+                return cls.create(out, name, config, tokenizer)
+            with finished_folder(path) as unfinished:
+                tokenizer.save(unfinished / TOKENIZER)
+                (unfinished / CONFIG).write_text(to_toml(config), encoding="utf-8", newline="\n")
         return cls(path)
 
     @property
