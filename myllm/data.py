@@ -124,6 +124,11 @@ def prepare(
         InputError: the texts cannot be used, or `out` holds something else.
         DiskFullError: no room for the token file.
     """
+    if not config.paths:
+        raise InputError(
+            "the run was imported and has no text of its own: name one, or train on one with "
+            "myllm train FILE --from RUN"
+        )
     if len(config.paths) == 1 and os.path.isfile(os.path.join(config.paths[0], "tokens.json")):
         found = open_token_file(Path(config.paths[0]), config.val_split)
         if tokenizer is not None and found.tokenizer.content_hash != tokenizer.content_hash:

@@ -412,3 +412,7 @@ def test_commands(tmp_path, monkeypatch, bpe, capsys):
     assert main(["export", "run", "--out", "there"]) == 2
     assert main(["import", "there", "--run", "back"]) == 0
     assert main(["generate", "the", "--run", "back", "--max-new-tokens", "3"]) == 0
+    for command in ("train --resume back", "evaluate --run back", "inspect-batch back 3"):
+        capsys.readouterr()
+        assert main(command.split()) == 2
+        assert "--from RUN" in capsys.readouterr().err
