@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import signal
 
 import pytest
 import torch
@@ -12,6 +13,15 @@ from myllm.model import GPTModel
 from myllm.tokenizer import CharTokenizer
 
 WORDS = "the a king queen rides walks to from old new city river and then speaks sings of".split()
+
+
+def pytest_configure():
+    """Signals that this process was started to ignore, as in the background, are sent by tests."""
+    for name in ("SIGINT", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is signal.SIG_IGN:
+            default = signal.default_int_handler if name == "SIGINT" else signal.SIG_DFL
+            signal.signal(number, default)
 
 
 @pytest.fixture(autouse=True)
