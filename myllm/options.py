@@ -31,6 +31,7 @@ from myllm.errors import ConfigError
 # going on from a trained model: smaller steps than from nothing
 FINE_TUNING = {"learning_rate": 5e-4, "dropout": 0.0}
 Flat = tyro.conf.OmitArgPrefixes
+From = Annotated[str | None, tyro.conf.arg(name="from")]  # which is a keyword of Python
 T = TypeVar("T")
 
 
@@ -65,8 +66,7 @@ class TrainOptions(RunConfig):
     text: TextOptions = field(default_factory=TextOptions)
     run: str | None = None  # the run's name (None: after the text)
     resume: str | None = None  # go on with this run
-    # begin with this run's model (None: from nothing)
-    from_run: Annotated[str | None, tyro.conf.arg(name="from")] = None
+    from_run: From = None  # begin with this run's model (None: from nothing)
     config: str | None = None  # a TOML file of settings; flags go before it
     out: str = "checkpoints"  # the folder of runs
     quiet: bool = False  # print the result only

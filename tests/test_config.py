@@ -228,7 +228,8 @@ class TestHelp:
             assert len(comment) > 4, f"{owner.__name__}.{field} has no comment"
             assert comment in flat, f"{field}: {comment}"
             if field not in ("paths", "prompt"):
-                flag = rf"--{field.replace('_', '-')}\b.*?{re.escape(comment)} "
+                name = "from" if field == "from_run" else field.replace("_", "-")
+                flag = rf"--{name}\b.*?{re.escape(comment)} "
                 assert re.search(flag + r"\((default: .*?|repeatable)\)", flat), field
 
     def test_names_are_unique(self):
@@ -370,7 +371,7 @@ class TestLimits:
         values = flat_values(config)
         assert with_values(RunConfig(), values) == config
         n_fields = sum(len(dataclasses.fields(c)) for c in (GPTConfig, DataConfig, TrainConfig))
-        assert len(values) == n_fields + 2
+        assert len(values) == n_fields + 3  # preset, size, from_run
 
     @pytest.mark.parametrize(
         "args, message",
