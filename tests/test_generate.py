@@ -235,7 +235,8 @@ class TestChat:
 
         config = RunConfig(model=writer.model.config)
         run = RunFolder.create(tmp_path, "run", config, writer.tokenizer)
-        run.save(Checkpoint(1, model_tensors(writer.model), {}, {}), True, 2)
+        weights, files = model_tensors(writer.model), run.small_files()
+        run.save(Checkpoint(1, weights, {}, {}, {}, files), True, 2)
         child = pexpect.spawn(
             sys.executable,
             ["-m", "myllm", "chat", "--run", str(run.path), "--max-new-tokens", "3"],
