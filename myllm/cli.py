@@ -192,10 +192,13 @@ def export(options: ExportOptions) -> None:
     print(f"{out}: written")
     if not options.verify:
         return
-    compare = {"hf": compare_with_transformers, "gguf": compare_with_llama_cpp}[options.to]
+    compare, reader = {
+        "hf": (compare_with_transformers, "transformers"),
+        "gguf": (compare_with_llama_cpp, "llama-cpp-python"),
+    }[options.to]
     found = compare(run, out)
     if found is None:
-        print("not read back: no program for it is installed")
+        print(f"not read back and compared: that takes {reader} (pip install {reader})")
         return
     print(
         f"read back with {found.reader}: logits differ by {found.difference:.1e} at most (the "

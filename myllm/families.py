@@ -111,8 +111,7 @@ def family_of(config: GPTConfig) -> Family:
     """
     differences = {}
     for family in FAMILIES.values():
-        values = {**family.shape}
-        wrong = {n: v for n, v in values.items() if getattr(config, n) != v}
+        wrong = {n: v for n, v in family.shape.items() if getattr(config, n) != v}
         if not wrong:
             return family
         differences[family.model_type] = wrong

@@ -223,11 +223,10 @@ def _model_config(folder: Path, family: Family, settings: dict[str, Any]) -> GPT
             **family.shape,
             **family.read(settings),
             "vocab_size": settings["vocab_size"],
-            "tie_weights": settings.get("tie_word_embeddings", True),
+            # where a file does not say: what transformers takes for the layout
+            "tie_weights": settings.get("tie_word_embeddings", family.model_type == "gpt2"),
             "dropout": 0.0,
         }
-        if family.model_type == "llama":
-            values["tie_weights"] = settings.get("tie_word_embeddings", False)
         return with_values(RunConfig(), values).model.validate()
     except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
         what = f"has no {error}" if isinstance(error, KeyError) else str(error)

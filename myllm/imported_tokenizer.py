@@ -3,30 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import Any
 
 from myllm.errors import InputError
 from myllm.tokenizer_base import (
     END_OF_TEXT,
     NAME_TO_BYTE,
+    EngineTokenizer,
     TextSource,
     Tokenizer,
-    without_surrogates,
 )
-
-if TYPE_CHECKING:
-    from tokenizers import Tokenizer as Engine
 
 MOST_BYTES = 1 << 26  # of a tokenizer.json; the largest known are half of that
 ENDS = (END_OF_TEXT, "<|im_end|>", "<|end_of_text|>", "</s>", "<eos>")  # names of end of text
 SPACE = "\N{LOWER ONE EIGHTH BLOCK}"  # what SentencePiece writes for a space
 
 
-class ImportedTokenizer(Tokenizer):
+class ImportedTokenizer(EngineTokenizer):
     """Byte-level or SentencePiece-like byte pairs (or characters), as another program has them.
 
     Encoding is the `tokenizers` library's, by the file's own rules (normalisation, cutting,
@@ -109,31 +104,14 @@ class ImportedTokenizer(Tokenizer):
                 found.append(b"")
             elif byte_level and all(ch in NAME_TO_BYTE for ch in name):
                 found.append(bytes(NAME_TO_BYTE[ch] for ch in name))
-            elif len(name) == 6 and name.startswith("<0x") and name.endswith(">"):
-                found.append(bytes([int(name[3:5], 16)]))
+            elif byte := re.fullmatch("<0x([0-9A-Fa-f]{2})>", name):
+                found.append(bytes.fromhex(byte[1]))
             else:
                 found.append(name.replace(SPACE, " ").encode("utf-8", "replace"))
         return found
 
     def train(self, source: TextSource) -> Tokenizer:
         raise InputError("an imported tokenizer is trained already")
-
-    def encode(self, text: str) -> list[int]:
-        return self.encode_batch([text])[0].tolist()
-
-    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
-        clean = [without_surrogates(text) for text in texts]
-        encodings = self._engine.encode_batch_fast(clean, add_special_tokens=False)
-        return [np.array(encoding.ids, np.uint32) for encoding in encodings]
-
-    def token_bytes(self, id: int) -> bytes:
-        if not 0 <= id < len(self._bytes):
-            raise InputError(f"id {id} is not in the vocabulary of {self.vocab_size}")
-        return self._bytes[id]
-
-    @property
-    def vocab_size(self) -> int:
-        return len(self._bytes)
 
     @property
     def end_of_text_id(self) -> int:
@@ -142,9 +120,6 @@ class ImportedTokenizer(Tokenizer):
     @property
     def end_of_text(self) -> str:
         return self._end
-
-    def to_engine(self) -> Engine:
-        return self._engine
 
     def to_dict(self) -> dict[str, Any]:
         return {"kind": self.kind, "end_of_text": self._end, "content": self._content}

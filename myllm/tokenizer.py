@@ -22,6 +22,7 @@ from myllm.tokenizer_base import (
     REPLACEMENT,
     TOKENIZERS,
     TRAINED,
+    EngineTokenizer,
     TextSource,
     Tokenizer,
     iterate_texts,
@@ -130,7 +131,7 @@ class CharTokenizer(Tokenizer):
         return cls(content["characters"])
 
 
-class BPETokenizer(Tokenizer):
+class BPETokenizer(EngineTokenizer):
     """Byte-level byte-pair encoding with GPT-2's pre-tokenization: any text round-trips.
 
     Training and encoding are the `tokenizers` library's; what is ours is what it was built from
@@ -196,29 +197,9 @@ class BPETokenizer(Tokenizer):
         self._build({**vocab, END_OF_TEXT: len(vocab)}, merges)
         return self
 
-    def encode(self, text: str) -> list[int]:
-        return self.encode_batch([text])[0].tolist()
-
-    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
-        clean = [without_surrogates(text) for text in texts]
-        encodings = self._engine.encode_batch_fast(clean, add_special_tokens=False)
-        return [np.array(encoding.ids, np.uint32) for encoding in encodings]
-
-    def token_bytes(self, id: int) -> bytes:
-        if not 0 <= id < len(self._bytes):
-            raise InputError(f"id {id} is not in the vocabulary of {self.vocab_size}")
-        return self._bytes[id]
-
-    @property
-    def vocab_size(self) -> int:
-        return len(self.vocab)
-
     @property
     def end_of_text_id(self) -> int:
         return self.vocab[END_OF_TEXT]
-
-    def to_engine(self) -> Engine:
-        return self._engine
 
     def to_dict(self) -> dict[str, Any]:
         return {

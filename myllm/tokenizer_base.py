@@ -151,6 +151,36 @@ class Tokenizer(ABC):
             raise InputError(f"{path} is not a usable {kind} tokenizer: {error}") from None
 
 
+class EngineTokenizer(Tokenizer):
+    """A tokenizer whose encoding is the `tokenizers` library's.
+
+    A subclass sets `_engine`, and `_bytes`: what each id stands for.
+    """
+
+    _engine: Engine
+    _bytes: list[bytes]
+
+    def encode(self, text: str) -> list[int]:
+        return self.encode_batch([text])[0].tolist()
+
+    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+        clean = [without_surrogates(text) for text in texts]
+        encodings = self._engine.encode_batch_fast(clean, add_special_tokens=False)
+        return [np.array(encoding.ids, np.uint32) for encoding in encodings]
+
+    def token_bytes(self, id: int) -> bytes:
+        if not 0 <= id < len(self._bytes):
+            raise InputError(f"id {id} is not in the vocabulary of {self.vocab_size}")
+        return self._bytes[id]
+
+    @property
+    def vocab_size(self) -> int:
+        return len(self._bytes)
+
+    def to_engine(self) -> Engine:
+        return self._engine
+
+
 def iterate_texts(source: TextSource) -> Iterator[str]:
     """The texts of a `TextSource`, a large file in pieces cut after a line."""
     if isinstance(source, str):

@@ -167,6 +167,11 @@ def _resumed(options: TrainOptions, config: RunConfig) -> tuple[Trainer, TokenFi
         _begin_with(find_run(Path(options.out), config.from_run), trainer)
     trainer.attach(run)
     trainer.resume()
+    if config.train.max_steps < trainer.step:
+        raise ConfigError(
+            f"max_steps {config.train.max_steps}: {run.name} has done {trainer.step} steps "
+            "already; give more"
+        )
     run.set_config(dataclasses.replace(config, train=trainer.config))
     _say_new_schedule(trainer.step, saved.train, config.train)
     return trainer, token_file

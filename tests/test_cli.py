@@ -670,6 +670,17 @@ class TestDamage:
         again = run("train", "--resume", "story")
         assert again.code == 0 and again.err == ""
 
+    def test_fewer_steps_than_are_done(self, place, run):
+        """Exit 2, and the run keeps its settings."""
+        config = Path("checkpoints/story/config.toml")
+        before = config.read_bytes()
+        result = run("train", "--resume", "story", "--max-steps", "4")
+        assert result.code == 2 and "Traceback" not in result.err
+        assert result.lines[-1] == (
+            "myllm: max_steps 4: story has done 6 steps already; give more"
+        )
+        assert config.read_bytes() == before
+
     @pytest.mark.parametrize("how", ["truncate", "alter", "unlink"])
     def test_no_good_checkpoint_left(self, place, run, how):
         """Exit 3; the last line names a damaged file. Nothing is deleted."""

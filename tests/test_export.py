@@ -249,6 +249,14 @@ class TestImport:
         assert ours.keys() == original.keys()
         assert all(torch.equal(ours[name], original[name]) for name in original)
 
+    def test_untied_where_the_file_does_not_say(self, tmp_path, foreign):
+        """As transformers reads a Llama or Qwen3 configuration that leaves it out."""
+        folder = foreign("llama")
+        settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        settings.pop("tie_word_embeddings", None)
+        (folder / "config.json").write_text(json.dumps(settings), encoding="utf-8")
+        assert not import_huggingface(folder, tmp_path, "in").config.model.tie_weights
+
     def test_bfloat16_stays(self, tmp_path, foreign):
         run = import_huggingface(foreign("qwen3", torch.bfloat16), tmp_path, "in")
         assert {t.dtype for t in run.load().model.values()} == {torch.bfloat16}
@@ -285,6 +293,7 @@ class TestImport:
         assert tokenizer.end_of_text == "</s>"
         for text in ("a ab", " b你 a", "<s>"):
             assert tokenizer.decode(tokenizer.encode(text)) == text
+        assert len(tokenizer.encode("<0xZZ>")) > 1  # looks like a byte, and is none
         tokenizer.save(tmp_path / "saved.json")
         assert Tokenizer.load(tmp_path / "saved.json").content_hash == tokenizer.content_hash
 
