@@ -18,20 +18,18 @@ import json
 import logging
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from myllm.config import RunConfig, from_toml, to_toml
 from myllm.errors import CheckpointError, InputError
-from myllm.model import GPTModel
 from myllm.progress import read_records
 from myllm.storage import (
     TEMPORARY,
@@ -346,13 +344,29 @@ class RunFolder:
         facts = check_files(folder, MANIFEST, None if with_optimizer else names)
         try:
             state = json.loads(read_file(folder / STATE))
-            optimizer = load_file(folder / OPTIMIZER) if with_optimizer else {}
+            optimizer = dict(read_tensors(folder / OPTIMIZER)) if with_optimizer else {}
             files = {
                 name: (folder / name).read_bytes() for name in SMALL if name in facts["files"]
             }
-            return Checkpoint(step, load_file(folder / MODEL), optimizer, state, facts, files)
+            model = dict(read_tensors(folder / MODEL))
+            return Checkpoint(step, model, optimizer, state, facts, files)
         except (OSError, ValueError, SafetensorError, RecursionError) as error:
             raise Damaged(f"{folder} is damaged: {error}") from None
+
+
+def read_tensors(path: Path) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of a safetensors file with their names, in memory of their own.
+
+    The file does not stay mapped: it can be removed, and a tensor that is let go frees memory.
+
+    Raises:
+        SafetensorError: not such a file.
+    """
+    with safe_open(path, "pt") as file:
+        names = list(file.keys())
+    for name in names:
+        with safe_open(path, "pt") as file:
+            yield name, file.get_tensor(name).clone()
 
 
 def _is_run(path: Path) -> bool:
@@ -394,54 +408,3 @@ def find_run(out: Path, name: str | None = None) -> RunFolder:
     if not latest:
         raise InputError(f"there is no trained model in {out} yet: make one with myllm train FILE")
     return RunFolder(max(latest, key=lambda run: latest[run]))
-
-
-def load_model(
-    run: RunFolder, device: torch.device | str = "cpu", prefer: str = "best"
-) -> tuple[GPTModel, Tokenizer, Checkpoint]:
-    """The model of a run, ready to use, with its tokenizer and the checkpoint it came from.
-
-    Raises:
-        CheckpointError: no good checkpoint, or its weights are not of the configured shape.
-    """
-    checkpoint = run.load(prefer, with_optimizer=False)
-    folder = run.folder(checkpoint.step)
-    try:
-        config, tokenizer = from_toml(folder / CONFIG).model, Tokenizer.load(folder / TOKENIZER)
-    except InputError as error:
-        raise CheckpointError(f"the checkpoint of step {checkpoint.step}: {error}") from None
-    with torch.device("meta"):  # has shapes and takes no memory, whatever a configuration claims
-        _check_shapes(GPTModel(config), checkpoint)
-    # imported bfloat16 weights stay so
-    model = GPTModel(config).to(checkpoint.model["token_embedding.weight"].dtype)
-    load_weights(model, checkpoint)
-    return model.to(device).eval(), tokenizer, checkpoint
-
-
-def load_weights(model: GPTModel, checkpoint: Checkpoint) -> None:
-    """Copies a checkpoint's weights into `model`.
-
-    Raises:
-        CheckpointError: other names or shapes than the model's.
-    """
-    _check_shapes(model, checkpoint)
-    weights = dict(checkpoint.model)
-    if model.config.tie_weights:
-        weights["lm_head.weight"] = weights["token_embedding.weight"]
-    model.load_state_dict(weights)
-
-
-def _check_shapes(model: GPTModel, checkpoint: Checkpoint) -> None:
-    expected = {name: tuple(p.shape) for name, p in model.named_parameters()}
-    found = {name: tuple(tensor.shape) for name, tensor in checkpoint.model.items()}
-    wrong = [n for n in {**expected, **found} if expected.get(n) != found.get(n)]
-    if wrong:
-        raise CheckpointError(
-            f"the checkpoint of step {checkpoint.step} does not fit its {CONFIG}: {wrong[0]} is "
-            f"{found.get(wrong[0], 'missing')}, not {expected.get(wrong[0], 'expected at all')}"
-        )
-
-
-def model_tensors(model: GPTModel) -> dict[str, Tensor]:
-    """The weights to save: each once, tied ones under the embedding's name."""
-    return {name: p.detach() for name, p in model.named_parameters()}

@@ -87,10 +87,11 @@ def evaluate(options: EvaluateOptions) -> None:
     """Prints a line per text."""
     import math
 
-    from myllm.checkpoint import find_run, load_model
+    from myllm.checkpoint import find_run
     from myllm.data import encode_file, prepare
     from myllm.device import autocast, choose_device, choose_dtype
     from myllm.evaluate import evaluate as measure
+    from myllm.weights import load_model
 
     run = find_run(Path(options.out), options.run)
     device = choose_device(options.device)
@@ -177,35 +178,37 @@ def inspect_batch(options: InspectBatchOptions) -> None:
 def export(options: ExportOptions) -> None:
     """Writes the model, reads it back, tells both."""
     from myllm.checkpoint import find_run
-    from myllm.export_check import ExportError, compare_with_llama_cpp, compare_with_transformers
+    from myllm.export_check import READERS, ExportError, compare
     from myllm.gguf_file import export_gguf
     from myllm.huggingface import export_huggingface
+    from myllm.onnx_folder import export_onnx
 
-    lookup("to", options.to, ("hf", "gguf"))
+    lookup("to", options.to, READERS)
+    if options.quantize and options.to != "gguf":
+        raise ConfigError("--quantize is a choice of --to gguf: the other formats are exact")
     run = find_run(Path(options.runs), options.run)
-    suffix = "-hf" if options.to == "hf" else ".gguf"
-    out = Path(options.out) if options.out else Path(f"{run.name}{suffix}")
-    if options.to == "hf":
-        export_huggingface(run, out)
+    suffix = {"hf": "-hf", "gguf": ".gguf", "onnx": "-onnx"}[options.to]
+    out = Path(options.out or f"{run.name}{suffix}")
+    if out.exists():
+        raise InputError(f"{out} exists: name another --out, or remove it")
+    if options.to == "gguf":
+        export_gguf(run, out, options.quantize or "f32")
     else:
-        export_gguf(run, out, options.quantize)
+        {"hf": export_huggingface, "onnx": export_onnx}[options.to](run, out)
     print(f"{out}: written")
     if not options.verify:
         return
-    compare, reader = {
-        "hf": (compare_with_transformers, "transformers"),
-        "gguf": (compare_with_llama_cpp, "llama-cpp-python"),
-    }[options.to]
-    found = compare(run, out)
+    found = compare(run, out, options.to)
     if found is None:
-        print(f"not read back and compared: that takes {reader} (pip install {reader})")
+        package = READERS[options.to][0].replace("_cpp", "-cpp-python")
+        print(f"not read back and compared: that takes {package} (pip install {package})")
         return
     print(
         f"read back with {found.reader}: logits differ by {found.difference:.1e} at most (the "
         f"largest is {found.scale:.1f}); {len(found.ours)} tokens written greedily are "
         + ("the same" if found.ours == found.theirs else "not the same")
     )
-    if not found.equal and options.quantize == "f32":
+    if not found.equal and options.quantize in (None, "f32"):
         raise ExportError(f"{out} does not compute what run {run.name} computes: do not use it")
 
 

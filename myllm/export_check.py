@@ -12,8 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from myllm.checkpoint import RunFolder, load_model
+from myllm.checkpoint import RunFolder
 from myllm.errors import MyLLMError
+from myllm.machine import return_freed_memory
+from myllm.model import KVCache
+from myllm.weights import load_model
 
 N_TOKENS = 64  # compared, and written
 
@@ -51,89 +54,160 @@ class Comparison:
 TEXT = " Once upon a time there was the 1st day; naïve 你好.\n"
 
 
-def compare_with_transformers(run: RunFolder, folder: Path) -> Comparison | None:
-    """Reads an exported folder with `transformers`, in float32; None if it is not installed.
+@dataclass(frozen=True)
+class Reader:
+    """A program that has read an export.
+
+    Attributes:
+        name: the program's.
+        encode: text → ids.
+        feed: ids that follow those fed before → logits (T, V).
+    """
+
+    name: str
+    encode: Callable[[str], list[int]]
+    feed: Callable[[list[int]], Tensor]
+
+
+def with_myllm(run: RunFolder) -> Reader:
+    """The run itself, in float32."""
+    model, tokenizer, _ = load_model(run)
+    model, cache = model.float(), KVCache(model.config)
+
+    def feed(ids: list[int]) -> Tensor:
+        return model(torch.tensor([ids]), cache)[0]
+
+    return Reader("myllm", tokenizer.encode, feed)
+
+
+def with_transformers(folder: Path) -> Reader:
+    """Reads a Hugging Face folder, in float32.
 
     Raises:
-        ExportError: it cannot be read, or the tokenizer gives other ids.
+        ExportError: it cannot be read.
     """
-    if importlib.util.find_spec("transformers") is None:
-        return None
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     try:
-        theirs: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
         tokenizer = AutoTokenizer.from_pretrained(folder)
     except Exception as error:  # whatever the reader raises: the export is at fault
         raise ExportError(f"transformers cannot read {folder}: {error}") from None
+    past: Any = None
 
-    @torch.inference_mode()
-    def compute(tokens: list[int]) -> Tensor:
-        return theirs(torch.tensor([tokens])).logits[0]
+    def feed(ids: list[int]) -> Tensor:
+        nonlocal past
+        out = model(torch.tensor([ids]), past_key_values=past, use_cache=True)
+        past = out.past_key_values
+        return out.logits[0]
 
-    return _compare(
-        "transformers", run, lambda text: tokenizer(text, add_special_tokens=False)["input_ids"],
-        compute,
-    )  # fmt: skip
+    def encode(text: str) -> list[int]:
+        return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    return Reader("transformers", encode, feed)
 
 
-def compare_with_llama_cpp(run: RunFolder, path: Path) -> Comparison | None:
-    """Reads a GGUF file with llama.cpp; None if `llama-cpp-python` is not installed.
+def with_llama_cpp(path: Path, n_tokens: int = 2 * N_TOKENS) -> Reader:
+    """Reads a GGUF file, with room for so many tokens.
 
     Raises:
-        ExportError: it cannot be read, or the tokenizer gives other ids.
+        ExportError: it cannot be read.
     """
-    if importlib.util.find_spec("llama_cpp") is None:
-        return None
     from llama_cpp import Llama
 
-    context = run.config.model.context_length
     try:
-        theirs = Llama(
-            str(path), n_ctx=context, n_batch=context, logits_all=True, verbose=False, n_threads=1,
-            n_gpu_layers=0, type_k=0, type_v=0,
+        model = Llama(
+            str(path), n_ctx=n_tokens, logits_all=True, verbose=False, n_threads=1, n_gpu_layers=0,
+            type_k=0, type_v=0,
         )  # fmt: skip
     except ValueError as error:
         raise ExportError(f"llama.cpp cannot read {path}: {error}") from None
 
-    def compute(tokens: list[int]) -> Tensor:
-        theirs.reset()
-        theirs.eval(tokens)
-        return torch.from_numpy(theirs.scores[: len(tokens)].copy())
+    def feed(ids: list[int]) -> Tensor:
+        start = model.n_tokens
+        model.eval(ids)
+        return torch.from_numpy(model.scores[start : start + len(ids)].copy())
 
     def encode(text: str) -> list[int]:
-        return theirs.tokenize(text.encode(), add_bos=False, special=False)
+        return model.tokenize(text.encode(), add_bos=False, special=False)
 
-    return _compare("llama.cpp", run, encode, compute)
+    return Reader("llama.cpp", encode, feed)
+
+
+def with_onnxruntime(folder: Path) -> Reader:
+    """Reads an ONNX folder.
+
+    Raises:
+        ExportError: it cannot be read.
+    """
+    import onnxruntime
+    from tokenizers import Tokenizer as Engine
+
+    try:
+        session = onnxruntime.InferenceSession(folder / "model.onnx")
+        tokenizer = Engine.from_file(str(folder / "tokenizer.json"))
+    except Exception as error:  # whatever the reader raises: the export is at fault
+        raise ExportError(f"onnxruntime cannot read {folder}: {error}") from None
+    tokenizer.encode_special_tokens = True
+    past = {
+        entry.name: np.zeros((1, entry.shape[1], 0, entry.shape[3]), np.float32)
+        for entry in session.get_inputs()[1:]
+    }
+
+    def feed(ids: list[int]) -> Tensor:
+        logits, *present = session.run(None, {"input_ids": np.array([ids]), **past})
+        past.update(zip(past, present))
+        return torch.from_numpy(logits[0])
+
+    return Reader("onnxruntime", lambda text: tokenizer.encode(text).ids, feed)
+
+
+# format → the package that reads it, its reader
+READERS: dict[str, tuple[str, Callable[[Path], Reader]]] = {
+    "hf": ("transformers", with_transformers),
+    "gguf": ("llama_cpp", with_llama_cpp),
+    "onnx": ("onnxruntime", with_onnxruntime),
+}
 
 
 @torch.inference_mode()
-def _compare(
-    reader: str,
-    run: RunFolder,
-    encode: Callable[[str], list[int]],
-    compute: Callable[[list[int]], Tensor],
-) -> Comparison:
-    """Logits of a text, and what both sides write on greedily, each from its own."""
-    model, tokenizer, _ = load_model(run)
-    model = model.float()
+def compare(run: RunFolder, path: Path, format: str) -> Comparison | None:
+    """Logits of a text, and what both sides write on greedily; None without the reader.
+
+    One model after the other, so that memory holds one at a time.
+
+    Raises:
+        ExportError: the export cannot be read, or its tokenizer gives other ids.
+    """
+    package, open_with = READERS[format]
+    if importlib.util.find_spec(package) is None:
+        return None
+    tokenizer, context = run.tokenizer, run.config.model.context_length
     # unknown characters are left out: llama.cpp makes one of several in a row
     text = "".join(
         ch for ch in TEXT if not tokenizer.count_unknown(np.array(tokenizer.encode(ch)))
     )
     ids = tokenizer.encode(text)
-    if encode(text) != ids:
-        raise ExportError(f"the exported tokenizer gives other ids in {reader}")
-    context = model.config.context_length
     tokens = (ids * context)[: max(1, min(N_TOKENS, context // 2))]
-    expected, found = model(torch.tensor([tokens]))[0], compute(tokens)
-    written: list[list[int]] = []
-    for logits in (lambda seen: model(torch.tensor([seen]))[0], compute):
-        seen = list(tokens)
-        for _ in range(min(N_TOKENS, context - len(tokens))):
-            seen.append(int(logits(seen)[-1].argmax()))
-        written.append(seen[len(tokens) :])
+    expected, ours = _write(with_myllm(run).feed, tokens, context)
+    return_freed_memory()
+    reader = open_with(path)
+    if reader.encode(text) != ids:
+        raise ExportError(f"the exported tokenizer gives other ids in {reader.name}")
+    found, theirs = _write(reader.feed, tokens, context)
     difference, scale = (expected - found).abs().max().item(), expected.abs().max().item()
-    return Comparison(reader, difference, scale, written[0], written[1])
+    return Comparison(reader.name, difference, scale, ours, theirs)
+
+
+def _write(
+    feed: Callable[[list[int]], Tensor], tokens: list[int], context: int
+) -> tuple[Tensor, list[int]]:
+    """The logits of `tokens` (T, V), and the ids that follow greedily."""
+    first = logits = feed(tokens)
+    written: list[int] = []
+    for _ in range(min(N_TOKENS, context - len(tokens))):
+        written.append(int(logits[-1].argmax()))
+        logits = feed(written[-1:])
+    return first, written

@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from myllm import __version__
-from myllm.checkpoint import Checkpoint, RunFolder
+from myllm.checkpoint import Checkpoint, RunFolder, read_tensors
 from myllm.config import GPTConfig, RunConfig, SamplingConfig, with_values
 from myllm.errors import InputError
 from myllm.families import FAMILIES, Entry, Family, family_of, to_foreign
@@ -43,8 +43,6 @@ def export_huggingface(run: RunFolder, out: Path) -> None:
     n_bytes = sum(t.numel() * t.element_size() for t in checkpoint.model.values())
     dtype = str(checkpoint.model["token_embedding.weight"].dtype).removeprefix("torch.")
     card = _card(run.name, config, checkpoint, family)
-    if out.exists():
-        raise InputError(f"{out} exists: name another --out, or remove it")
     out.parent.mkdir(parents=True, exist_ok=True)
     with write_errors("export", out.parent, n_bytes), finished_folder(out) as folder:
         _write_json(folder / "config.json", _settings(family, config.model, tokenizer, dtype))
@@ -240,7 +238,7 @@ def _read_weights(folder: Path, family: Family, config: GPTConfig) -> dict[str, 
         entries = _expected(folder, family, config, sizes)
         weights: dict[str, Tensor] = {}
         for path in sizes:
-            for name, tensor in load_file(path).items():
+            for name, tensor in read_tensors(path):
                 if entry := entries.get(name):
                     weights |= dict(entry.inward(tensor))
         return weights

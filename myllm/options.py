@@ -131,13 +131,15 @@ class InspectBatchOptions(Common):
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """Write a trained model for other programs: a Hugging Face folder, or a GGUF file."""
+    """Write a trained model for other programs: Hugging Face, GGUF, ONNX."""
 
     run: tyro.conf.Positional[str | None] = None  # the run's name or folder (None: the newest)
-    to: str = "hf"  # hf (Hugging Face: transformers, vLLM), gguf (llama.cpp, Ollama, LM Studio)
+    to: str = "hf"  # hf (transformers, vLLM), gguf (llama.cpp, Ollama, LM Studio), onnx
     out: str | None = None  # the folder or file to make (None: named after the run)
     runs: str = "checkpoints"  # the folder of runs
-    quantize: str = "f32"  # of gguf: f32, f16, bf16, q8_0
+    quantize: str | None = (
+        None  # of gguf: f32, f16, bf16, q8_0, q5_1, q5_0, q4_1, q4_0 (None: f32)
+    )
     verify: bool = True  # read it back with the independent program, where that is installed
     debug: bool = False  # show the traceback of an error
 

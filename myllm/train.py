@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from myllm.acceleration import checked_device, compile_blocks, compiling_pays, uncompiled
-from myllm.checkpoint import Checkpoint, RunFolder, load_weights, model_tensors
+from myllm.checkpoint import Checkpoint, RunFolder
 from myllm.config import TrainConfig
 from myllm.dataset import TextDataset, batch_number
 from myllm.debug import StepProfiler
@@ -41,6 +41,7 @@ from myllm.progress import Metrics, Progress
 from myllm.saving import BackgroundSaver
 from myllm.signals import Deferred
 from myllm.update import Updater
+from myllm.weights import load_weights, model_tensors
 
 log = logging.getLogger(__name__)
 

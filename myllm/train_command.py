@@ -16,7 +16,7 @@ from typing import IO, cast
 import torch
 from rich.console import Console
 
-from myllm.checkpoint import CONFIG, RunFolder, find_run, load_weights
+from myllm.checkpoint import CONFIG, RunFolder, find_run
 from myllm.config import GPTConfig, RunConfig, SamplingConfig, TrainConfig, flat_values, from_toml
 from myllm.corpora import download_corpus, python_docs
 from myllm.data import TokenFile, fitting_context, prepare
@@ -34,6 +34,7 @@ from myllm.recipe import fit_to_time
 from myllm.sources import text_name
 from myllm.tokenizer import TOKENIZERS
 from myllm.train import Trainer
+from myllm.weights import load_weights
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parent.parent / "myllm"
 LOW = {"errors", "config", "tokenizer", "tokenizer_base", "imported_tokenizer"}
 MIDDLE = LOW | {"model", "optim", "device", "sources", "data", "dataset", "debug", "corpora"}
-HIGH = MIDDLE | {"checkpoint", "evaluate", "acceleration", "progress"}
+HIGH = MIDDLE | {"checkpoint", "weights", "evaluate", "acceleration", "progress"}
 MAY_IMPORT: dict[str, set[str]] = {
     "__init__": set(),
     "__main__": {"cli"},
@@ -21,8 +21,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "tokenizer": {"errors", "imported_tokenizer", "tokenizer_base"},
     "families": {"config", "errors"},
     "huggingface": LOW | {"checkpoint", "families", "model", "progress", "storage"},
-    "gguf_file": LOW | {"checkpoint", "families", "model", "storage"},
-    "export_check": LOW | {"checkpoint"},
+    "gguf_tokenizer": LOW,
+    "gguf_file": LOW | {"checkpoint", "families", "gguf_tokenizer", "model", "storage"},
+    "onnx_folder": LOW | {"checkpoint", "huggingface", "model", "storage", "weights"},
+    "export_check": LOW | {"checkpoint", "machine", "model", "weights"},
     "device": {"config", "errors"},
     "model": {"config", "errors"},
     "optim": {"config", "errors"},
@@ -33,13 +35,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "signals": {"errors"},
     "data": LOW | {"sources", "storage"},
     "dataset": {"errors"},
-    "checkpoint": LOW | {"model", "progress", "storage"},
+    "checkpoint": LOW | {"progress", "storage"},
+    "weights": LOW | {"checkpoint", "model"},
     "saving": {"checkpoint", "errors"},
     "verification": LOW | {"checkpoint", "progress", "storage"},
     "progress": {"debug"},
     "evaluate": LOW | {"model"},
     "acceleration": LOW | {"model", "evaluate"},
-    "generate": LOW | {"model", "device", "checkpoint"},
+    "generate": LOW | {"model", "device", "checkpoint", "weights"},
     "chat": LOW | {"generate"},
     "update": LOW | {"model", "optim", "device", "debug", "evaluate"},
     "train": HIGH | {"saving", "signals", "update"},

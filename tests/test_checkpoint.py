@@ -8,16 +8,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from myllm.checkpoint import (
-    Checkpoint,
-    RunFolder,
-    find_run,
-    load_model,
-    model_tensors,
-)
+from myllm.checkpoint import Checkpoint, RunFolder, find_run
 from myllm.config import RunConfig
 from myllm.device import host_copies
 from myllm.errors import CheckpointError, DiskFullError, InputError
+from myllm.weights import load_model, model_tensors
 
 FILES = [
     "config.toml", "manifest.json", "model.safetensors", "optimizer.safetensors", "state.json",

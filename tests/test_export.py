@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import pickle
 import struct
+import sys
 import time
 import zipfile
 from pathlib import Path
@@ -15,18 +17,20 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from myllm.checkpoint import Checkpoint, RunFolder, load_model, model_tensors
+from myllm.checkpoint import Checkpoint, RunFolder
 from myllm.cli import main
 from myllm.config import RunConfig, default_config
 from myllm.device import host_copies
 from myllm.errors import InputError
-from myllm.export_check import compare_with_llama_cpp, compare_with_transformers
+from myllm.export_check import compare, with_llama_cpp, with_myllm
 from myllm.families import family_of
 from myllm.gguf_file import export_gguf
 from myllm.huggingface import export_huggingface, import_huggingface
 from myllm.model import GPTModel
+from myllm.onnx_folder import export_onnx
 from myllm.progress import Progress
 from myllm.tokenizer import BPETokenizer, CharTokenizer, Tokenizer
+from myllm.weights import load_model, model_tensors
 
 NASTY = [
     "你好，世界", "नमस्ते दुनिया", "👩‍👩‍👧‍👦 family 🏳️‍🌈", "e\u0301 n\u0303 Å", "a\tb\t\t c",
@@ -34,6 +38,7 @@ NASTY = [
     "<|endoftext|> <|im_start|> </s> <unk> <s>", "", "\n\n\n", "don't we'll I'M",
     "\u200bzero\ufeff", "ﬁ ligature ½ ﷺ", "\x07bell",
 ]  # fmt: skip
+PAGE = Path(__file__).read_text(encoding="utf-8").replace("▁", "_")
 TEXT = "the king rides to the old city, and sings of the river: 你好 naïve 12.\n" * 30
 
 
@@ -81,7 +86,7 @@ class TestHuggingFace:
     def test_transformers_computes_the_same(self, tmp_path, request, preset, changes, kind):
         run = make_run(tmp_path, request.getfixturevalue(kind), preset, **changes)
         export_huggingface(run, tmp_path / "hf")
-        found = compare_with_transformers(run, tmp_path / "hf")
+        found = compare(run, tmp_path / "hf", "hf")
         assert found is not None
         assert found.difference <= 1e-4 and len(found.ours) == 64
         assert found.ours == found.theirs and found.equal
@@ -115,7 +120,7 @@ class TestHuggingFace:
         run = make_run(tmp_path, bpe)
         export_huggingface(run, tmp_path / "hf")
         assert len(list((tmp_path / "hf").glob("model-*-of-*.safetensors"))) > 2
-        found = compare_with_transformers(run, tmp_path / "hf")
+        found = compare(run, tmp_path / "hf", "hf")
         assert found is not None and found.equal
         again = import_huggingface(tmp_path / "hf", tmp_path, "again")
         assert again.load().model.keys() == run.load().model.keys()
@@ -134,6 +139,24 @@ class TestHuggingFace:
         }
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run for each kind of tokenizer, trained for a moment on this file."""
+    folder = tmp_path_factory.mktemp("trained")
+    text = folder / "page.txt"
+    text.write_text(PAGE, encoding="utf-8")
+    flags = (
+        f"--out {folder} --data-dir {folder / 'data'} --d-model 64 --n-layers 2 --n-heads 4 "
+        "--d-ff 96 --context-length 512 --batch-size 1 --max-steps 40 --vocab-size 400"
+    )
+    runs = {}
+    for kind in ("bpe", "char"):
+        command = ["train", str(text), "--tokenizer", kind, "--run", kind, *flags.split()]
+        assert main(command) == 0
+        runs[kind] = RunFolder(folder / kind)
+    return runs
+
+
 class TestGGUF:
     """Against llama.cpp, where it is installed: `pip install llama-cpp-python` builds it."""
 
@@ -143,7 +166,7 @@ class TestGGUF:
         pytest.importorskip("llama_cpp")
         run = make_run(tmp_path, request.getfixturevalue(kind), preset, **changes)
         export_gguf(run, tmp_path / "model.gguf", "f32")
-        found = compare_with_llama_cpp(run, tmp_path / "model.gguf")
+        found = compare(run, tmp_path / "model.gguf", "gguf")
         assert found is not None and found.ours == found.theirs
         assert found.difference <= 1e-3 * found.scale
 
@@ -152,7 +175,7 @@ class TestGGUF:
         pytest.importorskip("llama_cpp")
         run = make_run(tmp_path, bpe, d_model=64, n_heads=4, d_ff=96)
         export_gguf(run, tmp_path / "model.gguf", quantization)
-        found = compare_with_llama_cpp(run, tmp_path / "model.gguf")
+        found = compare(run, tmp_path / "model.gguf", "gguf")
         assert found is not None and found.difference <= 0.05 * found.scale
 
     def test_ids_of_nasty_strings(self, tmp_path, bpe):
@@ -179,10 +202,77 @@ class TestGGUF:
         modelfile = (tmp_path / "model.Modelfile").read_text(encoding="utf-8")
         assert "FROM ./model.gguf" in modelfile and 'stop "<|endoftext|>"' in modelfile
 
-    def test_widths_that_q8_0_cannot_hold(self, tmp_path, bpe):
-        pytest.importorskip("gguf")
-        with pytest.raises(InputError, match="d_model 48 is no multiple of 32"):
-            export_gguf(make_run(tmp_path, bpe), tmp_path / "model.gguf", "q8_0")
+    def test_rows_that_blocks_do_not_fill(self, tmp_path, bpe):
+        """48 is no multiple of the 32 numbers of a block: those matrices are kept in f16."""
+        gguf = pytest.importorskip("gguf")
+        run = make_run(tmp_path, bpe, d_ff=96)
+        export_gguf(run, tmp_path / "model.gguf", "q8_0")
+        tensors = gguf.GGUFReader(tmp_path / "model.gguf").tensors
+        kinds = {tensor.name: tensor.tensor_type.name for tensor in tensors}
+        assert kinds["blk.0.ffn_up.weight"] == "F16" and kinds["blk.0.ffn_down.weight"] == "Q8_0"
+        assert kinds["output_norm.weight"] == "F32"
+
+    @pytest.mark.parametrize(
+        "quantization, within",
+        [
+            ("f32", 1e-5), ("f16", 1e-3), ("bf16", 1e-2), ("q8_0", 1e-2), ("q5_1", 0.05),
+            ("q5_0", 0.05), ("q4_1", 0.1), ("q4_0", 0.1),
+        ],  # fmt: skip
+    )
+    @pytest.mark.parametrize("kind", ["bpe", "char"])
+    def test_perplexity_of_a_page(self, tmp_path, trained, kind, quantization, within):
+        """Of a model that was really trained, over its whole context."""
+        pytest.importorskip("llama_cpp")
+        run = trained[kind]
+        export_gguf(run, tmp_path / "model.gguf", quantization)
+        ids = run.tokenizer.encode(PAGE)[:512]
+        assert len(ids) == 512
+        losses = [
+            torch.nn.functional.cross_entropy(reader.feed(ids)[:-1], torch.tensor(ids[1:])).item()
+            for reader in (with_myllm(run), with_llama_cpp(tmp_path / "model.gguf", 512))
+        ]
+        assert losses[0] < 0.8 * math.log(run.tokenizer.vocab_size)  # it has learned something
+        assert math.exp(losses[1] - losses[0]) == pytest.approx(1, abs=within)
+
+
+class TestONNX:
+    @pytest.mark.slow
+    @pytest.mark.parametrize("kind", ["bpe", "char"])
+    @pytest.mark.parametrize("preset, changes", [LAYOUTS[1], LAYOUTS[3], LAYOUTS[8]], ids=str)
+    def test_onnxruntime_computes_the_same(self, tmp_path, request, preset, changes, kind):
+        run = make_run(tmp_path, request.getfixturevalue(kind), preset, **changes)
+        export_onnx(run, tmp_path / "onnx")
+        found = compare(run, tmp_path / "onnx", "onnx")
+        assert found is not None and found.equal and len(found.ours) == 64
+
+    @pytest.mark.slow
+    def test_a_layout_of_nobody(self, tmp_path, bpe):
+        """A graph needs no program that knows the layout."""
+        run = make_run(tmp_path, bpe, "modern", norm="layernorm", feed_forward="gelu")
+        export_onnx(run, tmp_path / "onnx")
+        found = compare(run, tmp_path / "onnx", "onnx")
+        assert found is not None and found.equal
+
+    def test_batches_and_pieces(self, tmp_path, bpe):
+        """Any batch, any number of tokens after any number that is held."""
+        import onnxruntime
+
+        run = make_run(tmp_path, bpe, n_kv_heads=2)
+        export_onnx(run, tmp_path / "onnx")
+        session = onnxruntime.InferenceSession(tmp_path / "onnx" / "model.onnx")
+        tokens = torch.randint(bpe.vocab_size, (3, 20))
+        with torch.inference_mode():
+            expected = load_model(run)[0](tokens)
+        names = [entry.name for entry in session.get_inputs()[1:]]
+        assert names[:2] == ["past_key_values.0.key", "past_key_values.0.value"]
+        past = {name: torch.zeros(3, 2, 0, 8).numpy() for name in names}
+        for piece in tokens.split([7, 1, 1, 11], dim=1):
+            logits, *present = session.run(None, {"input_ids": piece.numpy(), **past})
+            past = dict(zip(names, present))
+            held = present[0].shape[2]
+            torch.testing.assert_close(
+                torch.from_numpy(logits), expected[:, held - piece.shape[1] : held]
+            )
 
 
 def odd_models():
@@ -310,6 +400,18 @@ class TestImport:
         out, err = capsys.readouterr()
         assert f"begun with the model of a: validation loss {loss}" in err
         assert main(["generate", "the", "--run", "b", "--max-new-tokens", "3"]) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("preset", ["modern", "gpt2"])
+def test_memory(tmp_path, preset):
+    """A large model is exported in its own size, and what the program takes for itself."""
+    from export_memory import ROADS, exported, make_run
+
+    itself = 5e8
+    for export in exported(make_run(tmp_path, 3e8, preset), ROADS):
+        assert export.peak < 1.15 * export.weights + itself, export
 
 
 class TestBadInput:

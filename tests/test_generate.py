@@ -230,8 +230,9 @@ class TestChat:
         """Editing and history work: an edited line, then the line before by the up key."""
         import pexpect
 
-        from myllm.checkpoint import Checkpoint, RunFolder, model_tensors
+        from myllm.checkpoint import Checkpoint, RunFolder
         from myllm.config import RunConfig
+        from myllm.weights import model_tensors
 
         config = RunConfig(model=writer.model.config)
         run = RunFolder.create(tmp_path, "run", config, writer.tokenizer)

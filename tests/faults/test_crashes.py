@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from myllm.checkpoint import Checkpoint, RunFolder, load_weights, model_tensors
+from myllm.checkpoint import Checkpoint, RunFolder
 from myllm.config import RunConfig
 from myllm.device import host_copies
+from myllm.weights import load_weights, model_tensors
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="forks and kills")
 BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "faults.py"

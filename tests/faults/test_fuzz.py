@@ -18,13 +18,14 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from myllm.checkpoint import MANIFEST, MODEL, Checkpoint, RunFolder, load_model, model_tensors
+from myllm.checkpoint import MANIFEST, MODEL, Checkpoint, RunFolder
 from myllm.config import DataConfig, GPTConfig, RunConfig, from_toml, to_toml
 from myllm.data import encode_file, open_token_file, prepare
 from myllm.errors import MyLLMError
 from myllm.model import GPTModel
 from myllm.storage import sealed_folder
 from myllm.tokenizer import BPETokenizer, CharTokenizer, Tokenizer
+from myllm.weights import load_model, model_tensors
 
 LONG = 100_000
 SHAPE = GPTConfig(vocab_size=40, context_length=8, d_model=8, n_layers=1, n_heads=2)

@@ -1,0 +1,107 @@
+"""Room: a run → an ONNX graph that reads tokens and a cache, with its tokenizer.
+
+Knows nothing of training.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from myllm.checkpoint import RunFolder
+from myllm.errors import InputError
+from myllm.huggingface import write_tokenizer
+from myllm.model import GPTModel, KVCache, MultiHeadAttention
+from myllm.storage import finished_folder, write_errors
+from myllm.weights import load_model
+
+GRAPH = "model.onnx"
+
+
+def export_onnx(run: RunFolder, out: Path) -> None:
+    """Writes the best model of a run as a folder with an ONNX graph, in float32.
+
+    The graph takes `input_ids` (B, T) and for each layer `past_key_values.{i}.key` and `.value`
+    (B, K, P, D), P tokens that may be 0; it gives `logits` (B, T, V) and `present.{i}.key` and
+    `.value` (B, K, P + T, D). The names are those that Hugging Face's programs for ONNX use.
+
+    Raises:
+        InputError: the packages for it are missing, or `out` cannot be written.
+        CheckpointError: no good checkpoint.
+    """
+    try:
+        import onnxscript  # noqa: F401
+    except ImportError:
+        raise InputError("--to onnx needs two packages: pip install onnx onnxscript") from None
+    model, tokenizer, _ = load_model(run)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    n_bytes = 4 * model.count_parameters()
+    with write_errors("export", out.parent, n_bytes), finished_folder(out) as folder:
+        write_tokenizer(tokenizer, folder, model.config.context_length)
+        _write_graph(model.float(), folder / GRAPH)
+
+
+class _Cache(KVCache):
+    """What was given, and new tokens behind it: no memory of fixed size, as graphs have none."""
+
+    def __init__(self, past: Sequence[Tensor]) -> None:
+        self.keys_and_values = list(past)  # of layer i at 2 i and 2 i + 1
+        self.length = past[0].shape[2]
+
+    def update(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        for i, new in ((2 * layer, k), (2 * layer + 1, v)):
+            self.keys_and_values[i] = torch.cat((self.keys_and_values[i], new), dim=2)
+        return self.keys_and_values[2 * layer], self.keys_and_values[2 * layer + 1]
+
+
+class _Attention(MultiHeadAttention):
+    """The same function without a case distinction, as a graph is one for all lengths."""
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        T, S = q.shape[2], k.shape[2]
+        seen = torch.arange(S) <= torch.arange(T)[:, None] + (S - T)  # (T, S)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
+
+
+class _Step(nn.Module):
+    """Tokens and a cache → logits and the longer cache."""
+
+    def __init__(self, model: GPTModel) -> None:
+        super().__init__()
+        self.model = model
+        for module in model.modules():
+            if isinstance(module, MultiHeadAttention):
+                module.__class__ = _Attention
+
+    def forward(self, tokens: Tensor, past: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        cache = _Cache(past)
+        return self.model(tokens, cache), cache.keys_and_values
+
+
+def _write_graph(model: GPTModel, path: Path) -> None:
+    config = model.config
+    names = [f"{i}.{kind}" for i in range(config.n_layers) for kind in ("key", "value")]
+    T, P = 2, 3  # any will do
+    past = [torch.zeros(2, config.kv_heads, P, config.head_size) for _ in names]
+    dim = torch.export.Dim
+    batch, time, held = dim("batch"), dim("time"), dim("past")
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it tells of packages not needed
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            _Step(model).eval(),
+            (torch.zeros(2, T, dtype=torch.long), past),
+            input_names=["input_ids", *(f"past_key_values.{name}" for name in names)],
+            output_names=["logits", *(f"present.{name}" for name in names)],
+            dynamic_shapes=({0: batch, 1: time}, [{0: batch, 2: held} for _ in names]),
+            dynamo=True,
+            verbose=False,
+        )
+        assert program is not None
+        program.save(path)
