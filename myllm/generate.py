@@ -78,7 +78,10 @@ class TextGenerator:
         Raises:
             ConfigError: a setting out of its limits.
         """
-        ids = self.encode_prompt(prompt)
+        return self.stream_after(self.encode_prompt(prompt), sampling)
+
+    def stream_after(self, ids: list[int], sampling: SamplingConfig) -> Iterator[str]:
+        """As `stream`, after a prompt of these ids."""
         new_ids = self.stream_ids(ids, sampling.validate())
         return _until_stop(self.tokenizer.decode_stream(new_ids), sampling.stop)
 

@@ -79,7 +79,7 @@ def _generation(tokenizer: Tokenizer) -> dict[str, Any]:
         "do_sample": True,
         "temperature": defaults.temperature,
         "top_p": defaults.top_p,
-        "max_new_tokens": defaults.max_new_tokens,
+        # no max_new_tokens: it would go before the max_length of programs that ask for less
     }
 
 

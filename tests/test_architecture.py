@@ -44,6 +44,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "acceleration": LOW | {"model", "evaluate"},
     "generate": LOW | {"model", "device", "checkpoint", "weights"},
     "chat": LOW | {"generate"},
+    "harness": LOW | {"generate"},
     "update": LOW | {"model", "optim", "device", "debug", "evaluate"},
     "train": HIGH | {"saving", "signals", "update"},
     "benchmark": HIGH,
