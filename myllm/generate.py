@@ -92,7 +92,7 @@ class TextGenerator:
         if unknown and not self._unknown_announced:
             log.warning("%d characters of the prompt do not occur in the training text", unknown)
             self._unknown_announced = True
-        return ids or [self.tokenizer.end_of_text_id]
+        return self.tokenizer.beginning + ids or [self.tokenizer.end_of_text_id]
 
     def stream_ids(self, ids: list[int], sampling: SamplingConfig) -> Iterator[int]:
         """The ids that follow `ids`, up to end of text (which is not given out)."""

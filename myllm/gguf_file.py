@@ -72,7 +72,7 @@ def export_gguf(run: RunFolder, out: Path, quantization: str) -> None:
             writer = gguf.GGUFWriter(unfinished, family_of(config).model_type)
             writer.add_name(run.name)
             _add_shape(writer, config)
-            add_tokenizer(writer, tokenizer)
+            add_tokenizer(writer, tokenizer, config.vocab_size)
             _write(writer, tensors)
             disk.sync(unfinished)
             disk.rename(unfinished, out)
@@ -188,11 +188,12 @@ def _write(writer: Any, tensors: list[_Tensor]) -> None:
 
 
 def _modelfile(name: str, tokenizer: Tokenizer) -> str:
-    """What `ollama create` reads."""
+    """What `ollama create` reads. A chat template is in the GGUF file, where Ollama finds it."""
     sampling = SamplingConfig()
+    template = 'TEMPLATE """{{ .Prompt }}"""\n' if tokenizer.chat_template is None else ""
     return (
         f"FROM ./{name}\n"
-        'TEMPLATE """{{ .Prompt }}"""\n'
+        f"{template}"
         f"PARAMETER temperature {sampling.temperature}\n"
         f"PARAMETER top_p {sampling.top_p}\n"
         f'PARAMETER stop "{tokenizer.end_of_text}"\n'

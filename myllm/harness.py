@@ -69,8 +69,13 @@ class HarnessModel(TemplateLM):
 
     @property
     def eot_token_id(self) -> int:
-        """The token that ends a text, and stands before one without a context."""
+        """The token that ends a text."""
         return self._generator.tokenizer.end_of_text_id
+
+    @property
+    def prefix_token_id(self) -> int:
+        """The token that stands before a text without a context."""
+        return self._generator.tokenizer.begin_id
 
     @property
     def max_length(self) -> int:
@@ -80,8 +85,10 @@ class HarnessModel(TemplateLM):
     def tok_encode(
         self, string: str, add_special_tokens: bool | None = None, **kwargs: Any
     ) -> list[int]:
-        """Text → ids; nothing is added to them."""
-        return self._generator.tokenizer.encode(string)
+        """Text → ids; what the model wants before a text is put there unless told otherwise."""
+        tokenizer = self._generator.tokenizer
+        before = tokenizer.beginning if add_special_tokens in (None, True) else []
+        return before + tokenizer.encode(string)
 
     @torch.inference_mode()
     def _loglikelihood_tokens(
@@ -119,7 +126,7 @@ class HarnessModel(TemplateLM):
         of_text: list[int] = []
         for i, request in enumerate(requests):
             ids = self.tok_encode(request.args[0])
-            for pair in get_rolling_token_windows(ids, self.eot_token_id, self.max_length, 1):
+            for pair in get_rolling_token_windows(ids, self.prefix_token_id, self.max_length, 1):
                 windows.append((None, *make_disjoint_window(pair)))
                 of_text.append(i)
         sums = [0.0] * len(requests)

@@ -62,7 +62,7 @@ def _settings(
         **family.settings(config),
         "vocab_size": config.vocab_size,
         "tie_word_embeddings": config.tie_weights,
-        "bos_token_id": end,
+        "bos_token_id": tokenizer.begin_id,
         "eos_token_id": end,
         "dtype": dtype,
         "torch_dtype": dtype,
@@ -73,7 +73,7 @@ def _settings(
 def _generation(tokenizer: Tokenizer) -> dict[str, Any]:
     defaults, end = SamplingConfig(), tokenizer.end_of_text_id
     return {
-        "bos_token_id": end,
+        "bos_token_id": tokenizer.begin_id,
         "eos_token_id": end,
         "pad_token_id": end,
         "do_sample": True,
@@ -87,19 +87,21 @@ def write_tokenizer(tokenizer: Tokenizer, folder: Path, context_length: int) -> 
     """Writes `tokenizer.json` and what `transformers` reads beside it."""
     (folder / "tokenizer.json").write_text(tokenizer.to_engine().to_str(), encoding="utf-8")
     end = tokenizer.end_of_text
-    _write_json(
-        folder / "tokenizer_config.json",
-        {
-            "tokenizer_class": "PreTrainedTokenizerFast",
-            "bos_token": end,
-            "eos_token": end,
-            "model_max_length": context_length,
-            "clean_up_tokenization_spaces": False,
-            # a text that contains the name of a special token is text, as it is here
-            "split_special_tokens": True,
-        },
-    )
-    _write_json(folder / "special_tokens_map.json", {"bos_token": end, "eos_token": end})
+    begin = tokenizer.to_engine().id_to_token(tokenizer.begin_id)
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": begin,
+        "eos_token": end,
+        "model_max_length": context_length,
+        "clean_up_tokenization_spaces": False,
+        # a text that contains the name of a special token is text, as it is here; but a chat
+        # template writes such names
+        "split_special_tokens": tokenizer.chat_template is None,
+    }
+    if tokenizer.chat_template is not None:
+        settings["chat_template"] = tokenizer.chat_template
+    _write_json(folder / "tokenizer_config.json", settings)
+    _write_json(folder / "special_tokens_map.json", {"bos_token": begin, "eos_token": end})
 
 
 def _write_weights(family: Family, weights: dict[str, Tensor], folder: Path) -> None:
@@ -201,7 +203,7 @@ def import_huggingface(folder: Path, out: Path, name: str) -> RunFolder:
             f"{', '.join(FAMILIES)} are"
         )
     model_config = _model_config(folder, family, settings)
-    tokenizer = ImportedTokenizer.read(folder / "tokenizer.json", _end_of_text(folder))
+    tokenizer = ImportedTokenizer.read(folder / "tokenizer.json", *_end_and_template(folder))
     if tokenizer.vocab_size > model_config.vocab_size:
         raise InputError(
             f"{folder}: its tokenizer has {tokenizer.vocab_size} ids, its model "
@@ -314,20 +316,34 @@ def _weight_files(folder: Path) -> list[Path]:
     raise InputError(f"{folder} has no {WEIGHTS}")
 
 
-def _end_of_text(folder: Path) -> str | None:
-    """The token that ends a text, by what lies beside the tokenizer."""
+def _end_and_template(folder: Path) -> tuple[str | None, str | None]:
+    """The token that ends a text, and the chat template, by what lies beside the tokenizer."""
     path = folder / "tokenizer_config.json"
-    token = _read_json(path).get("eos_token") if path.is_file() else None
+    settings = _read_json(path) if path.is_file() else {}
+    token = settings.get("eos_token")
     if isinstance(token, dict):
         token = token.get("content")
-    return token if isinstance(token, str) else None
+    template = settings.get("chat_template")
+    path = folder / "chat_template.jinja"
+    if path.is_file():
+        template = _read(path)
+    return (
+        token if isinstance(token, str) else None,
+        template if isinstance(template, str) and template else None,
+    )
+
+
+def _read(path: Path) -> str:
+    try:
+        return read_file(path)
+    except Damaged as error:
+        raise InputError(str(error)) from None
 
 
 def _read_json(path: Path) -> dict[str, Any]:
+    text = _read(path)
     try:
-        content = json.loads(read_file(path))
-    except Damaged as error:
-        raise InputError(str(error)) from None
+        content = json.loads(text)
     except (ValueError, RecursionError):
         raise InputError(f"{path} is no valid JSON") from None
     if not isinstance(content, dict):

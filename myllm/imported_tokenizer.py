@@ -30,11 +30,14 @@ class ImportedTokenizer(EngineTokenizer):
 
     kind = "imported"
 
-    def __init__(self, content: dict[str, Any], end_of_text: str) -> None:
+    def __init__(
+        self, content: dict[str, Any], end_of_text: str, chat_template: str | None = None
+    ) -> None:
         """
         Args:
             content: of a `tokenizer.json`.
             end_of_text: the name of the token that ends a text.
+            chat_template: is kept for other programs.
 
         Raises:
             InputError: not a tokenizer, not byte pairs, or without that token.
@@ -52,20 +55,24 @@ class ImportedTokenizer(EngineTokenizer):
         self._engine.no_truncation()
         self._engine.no_padding()
         self._engine.encode_special_tokens = True
-        self._content, self._end = content, end_of_text
+        self.content, self._end, self._template = content, end_of_text, chat_template
         end = self._engine.token_to_id(end_of_text)
         if end is None:
             raise InputError(f"it has no token {end_of_text!r}, which shall end a text")
         self._end_id = end
         self._bytes = self._all_bytes()
+        self._beginning = self._ids_before("a")
 
     @classmethod
-    def read(cls, path: Path, end_of_text: str | None = None) -> ImportedTokenizer:
+    def read(
+        cls, path: Path, end_of_text: str | None = None, chat_template: str | None = None
+    ) -> ImportedTokenizer:
         """Reads a `tokenizer.json`.
 
         Args:
             path: the file.
             end_of_text: the name of the token that ends a text; by default the first usual one.
+            chat_template: is kept for other programs.
 
         Raises:
             InputError: no such file, or not one that is known here.
@@ -85,15 +92,15 @@ class ImportedTokenizer(EngineTokenizer):
         text = json.dumps(content.get("added_tokens", []))
         end = end_of_text or next((name for name in ENDS if json.dumps(name) in text), ENDS[0])
         try:
-            return cls(content, end)
+            return cls(content, end, chat_template)
         except InputError as error:
             raise InputError(f"{path}: {error}") from None
 
     def _all_bytes(self) -> list[bytes]:
         """What each id stands for."""
-        byte_level = "ByteLevel" in json.dumps(self._content.get("decoder"))
+        byte_level = "ByteLevel" in json.dumps(self.content.get("decoder"))
         special = {
-            token["id"] for token in self._content.get("added_tokens", []) if token.get("special")
+            token["id"] for token in self.content.get("added_tokens", []) if token.get("special")
         }
         found = []
         for id in range(self._engine.get_vocab_size(with_added_tokens=True)):
@@ -110,6 +117,13 @@ class ImportedTokenizer(EngineTokenizer):
                 found.append(name.replace(SPACE, " ").encode("utf-8", "replace"))
         return found
 
+    def _ids_before(self, text: str) -> list[int]:
+        """What the file's own rules put before a text, as programs do that run the model."""
+        alone = self.encode(text)
+        whole = self._engine.encode(text, add_special_tokens=True).ids
+        starts = (i for i in range(len(whole)) if whole[i : i + len(alone)] == alone)
+        return whole[: next(starts, 0)]
+
     def train(self, source: TextSource) -> Tokenizer:
         raise InputError("an imported tokenizer is trained already")
 
@@ -121,11 +135,23 @@ class ImportedTokenizer(EngineTokenizer):
     def end_of_text(self) -> str:
         return self._end
 
+    @property
+    def beginning(self) -> list[int]:
+        return self._beginning
+
+    @property
+    def chat_template(self) -> str | None:
+        return self._template
+
     def to_dict(self) -> dict[str, Any]:
-        return {"kind": self.kind, "end_of_text": self._end, "content": self._content}
+        more = {} if self._template is None else {"chat_template": self._template}
+        return {"kind": self.kind, "end_of_text": self._end, "content": self.content, **more}
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> ImportedTokenizer:
+        template = content.get("chat_template", "")
         if not isinstance(content["content"], dict) or not isinstance(content["end_of_text"], str):
             raise InputError("it is not of this form")
-        return cls(content["content"], content["end_of_text"])
+        if not isinstance(template, str):
+            raise InputError("its chat template is no text")
+        return cls(content["content"], content["end_of_text"], template or None)

@@ -67,6 +67,21 @@ class Tokenizer(ABC):
         """The name of that token."""
         return END_OF_TEXT
 
+    @property
+    def beginning(self) -> list[int]:
+        """The ids that stand before a text which a model goes on with."""
+        return []
+
+    @property
+    def begin_id(self) -> int:
+        """The id that begins a text for a model; it is end of text where there is no own one."""
+        return (self.beginning or [self.end_of_text_id])[0]
+
+    @property
+    def chat_template(self) -> str | None:
+        """How other programs turn a conversation into a text (Jinja). It is never run here."""
+        return None
+
     def to_engine(self) -> Engine:
         """The same tokenizer as one of the `tokenizers` library, which other programs read.
 

@@ -9,6 +9,7 @@ import pickle
 import struct
 import sys
 import time
+import unicodedata
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -16,16 +17,21 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tokenizers import Regex
+from tokenizers import Tokenizer as Engine
+from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from myllm.checkpoint import Checkpoint, RunFolder
 from myllm.cli import main
-from myllm.config import RunConfig, default_config
+from myllm.config import RunConfig, SamplingConfig, default_config
 from myllm.device import host_copies
 from myllm.errors import InputError
 from myllm.export_check import compare, with_llama_cpp, with_myllm
 from myllm.families import family_of
+from myllm.generate import TextGenerator
 from myllm.gguf_file import export_gguf
 from myllm.huggingface import export_huggingface, import_huggingface
+from myllm.imported_tokenizer import ImportedTokenizer
 from myllm.model import GPTModel
 from myllm.onnx_folder import export_onnx
 from myllm.progress import Progress
@@ -302,11 +308,88 @@ def odd_models():
     }
 
 
+WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
+REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+
+
+def engine_of(name: str) -> Engine:
+    """A tokenizer built as those of published models are: SmolLM2, Llama 3, Qwen3, TinyLlama."""
+    if name in SPACES:
+        return sentencepiece_engine(name)
+    engine = Engine(models.BPE())
+    whole = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    parts = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+
+    def cut(pattern: str) -> Any:
+        split = pre_tokenizers.Split(Regex(pattern), "isolated")
+        return pre_tokenizers.Sequence([split, parts])
+
+    engine.pre_tokenizer = {
+        "gpt-2": lambda: whole,
+        "smollm": lambda: pre_tokenizers.Sequence([pre_tokenizers.Digits(True), whole]),
+        "llama-bpe": lambda: cut(WORDS + r"\p{N}{1,3}" + REST),
+        "qwen2": lambda: cut(WORDS + r"\p{N}" + REST),
+    }[name]()
+    engine.decoder = decoders.ByteLevel()
+    special = ["<|begin|>", "<|end|>"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=300, special_tokens=special, show_progress=False,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )  # fmt: skip
+    engine.train_from_iterator([TEXT], trainer)
+    if name == "qwen2":
+        engine.normalizer = normalizers.NFC()
+    if name == "llama-bpe":
+        engine.post_processor = processors.TemplateProcessing(
+            "<|begin|> $A", None, [("<|begin|>", 0)]
+        )
+        content = json.loads(engine.to_str())
+        content["model"]["ignore_merges"] = True
+        engine = Engine.from_str(json.dumps(content))
+    return engine
+
+
+REPLACE = normalizers.Replace(" ", "▁")
+# how spaces are treated: as they are, one put before a text, and the newer way to write the first
+SPACES: dict[str, tuple[Any, Any]] = {
+    "sentencepiece": (REPLACE, None),
+    "tinyllama": (normalizers.Sequence([normalizers.Prepend("▁"), REPLACE]), None),
+    "metaspace": (None, pre_tokenizers.Metaspace("▁", "never", split=False)),
+}
+
+
+def sentencepiece_engine(name: str) -> Engine:
+    """Pieces, the better the earlier; each is joined from any two that it consists of."""
+    pieces = ["<unk>", "<s>", "</s>", *(f"<0x{b:02X}>" for b in range(256))]
+    pieces += list("▁athekingrdsovclbf") + ["<0xZZ>"]
+    pieces += ["▁t", "he", "▁a", "ing", "in", "▁the", "ki", "king", "▁king", "nd", "▁and"]
+    vocab = {piece: id for id, piece in enumerate(dict.fromkeys(pieces))}
+    merges = [
+        (piece[:i], piece[i:])
+        for piece in pieces[278:]
+        for i in range(1, len(piece))
+        if piece[:i] in vocab and piece[i:] in vocab
+    ]
+    engine = Engine(
+        models.BPE(vocab, merges, unk_token="<unk>", byte_fallback=True, fuse_unk=True)
+    )
+    normalizer, pre_tokenizer = SPACES[name]
+    if normalizer is not None:
+        engine.normalizer = normalizer
+    if pre_tokenizer is not None:
+        engine.pre_tokenizer = pre_tokenizer
+    engine.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    )
+    engine.add_special_tokens(["<unk>", "<s>", "</s>"])
+    return engine
+
+
 @pytest.fixture
 def foreign(tmp_path, bpe):
     """Saves a random model of `transformers`, with a tokenizer."""
 
-    def save(name: str, dtype: torch.dtype = torch.float32) -> Path:
+    def save(name: str, dtype: torch.dtype = torch.float32, engine: Engine | None = None) -> Path:
         torch.manual_seed(2)
         model = odd_models()[name]
         with torch.no_grad():
@@ -314,7 +397,11 @@ def foreign(tmp_path, bpe):
                 p.add_(0.1 * torch.randn_like(p))
         folder = tmp_path / f"their-{name}"
         model.to(dtype).save_pretrained(folder)
-        (folder / "tokenizer.json").write_text(bpe.to_engine().to_str(), encoding="utf-8")
+        text = (engine or bpe.to_engine()).to_str()
+        (folder / "tokenizer.json").write_text(text, encoding="utf-8")
+        (folder / "tokenizer_config.json").write_text(
+            json.dumps({"eos_token": "<|end|>"}) if "<|end|>" in text else "{}", encoding="utf-8"
+        )
         return folder
 
     return save
@@ -353,39 +440,76 @@ class TestImport:
         assert load_model(run)[0].token_embedding.weight.dtype == torch.bfloat16
 
     def test_sentencepiece_like_tokenizer(self, tmp_path):
-        from tokenizers import Tokenizer as Engine
-        from tokenizers import decoders, models, normalizers
-
-        from myllm.imported_tokenizer import ImportedTokenizer
-
-        pieces = [
-            "<unk>",
-            "<s>",
-            "</s>",
-            *(f"<0x{b:02X}>" for b in range(256)),
-            "▁",
-            "a",
-            "b",
-            "▁a",
-        ]
-        vocab = {piece: id for id, piece in enumerate(pieces)}
-        engine = Engine(
-            models.BPE(vocab, [("▁", "a")], unk_token="<unk>", byte_fallback=True, fuse_unk=True)
-        )
-        engine.normalizer = normalizers.Replace(" ", "▁")
-        engine.decoder = decoders.Sequence(
-            [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
-        )
-        engine.add_special_tokens(["<unk>", "<s>", "</s>"])
         path = tmp_path / "tokenizer.json"
-        path.write_text(engine.to_str(), encoding="utf-8")
+        path.write_text(engine_of("sentencepiece").to_str(), encoding="utf-8")
         tokenizer = ImportedTokenizer.read(path)
         assert tokenizer.end_of_text == "</s>"
-        for text in ("a ab", " b你 a", "<s>"):
+        for text in ("a the", " b你 a", "<s>"):
             assert tokenizer.decode(tokenizer.encode(text)) == text
         assert len(tokenizer.encode("<0xZZ>")) > 1  # looks like a byte, and is none
         tokenizer.save(tmp_path / "saved.json")
         assert Tokenizer.load(tmp_path / "saved.json").content_hash == tokenizer.content_hash
+
+    def test_what_stands_before_a_text_and_the_chat_template(self, tmp_path, foreign):
+        """Both go in and out, and a model writes after what its own program puts first."""
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        folder = foreign("llama", engine=engine_of("llama-bpe"))
+        template = "{% for m in messages %}[{{ m.role }}] {{ m.content }}{% endfor %}"
+        settings = {"eos_token": "<|end|>", "chat_template": template}
+        (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
+        run = import_huggingface(folder, tmp_path, "in")
+        begin = run.tokenizer.beginning
+        assert len(begin) == 1 and run.tokenizer.end_of_text == "<|end|>"
+        export_huggingface(run, tmp_path / "back")
+        theirs = AutoTokenizer.from_pretrained(tmp_path / "back")
+        assert theirs.bos_token_id == begin[0] and theirs.eos_token == "<|end|>"
+        ids = theirs("the king")["input_ids"]
+        assert ids == begin + run.tokenizer.encode("the king")
+        chat = [{"role": "user", "content": "hello"}]
+        assert theirs.apply_chat_template(chat, tokenize=False) == "[user] hello"
+        model: Any = AutoModelForCausalLM.from_pretrained(tmp_path / "back")
+        written = model.generate(
+            torch.tensor([ids]), do_sample=False, max_new_tokens=20, eos_token_id=None
+        )
+        sampling = SamplingConfig(temperature=0.0, max_new_tokens=20, ignore_end=True)
+        generator = TextGenerator.from_run(str(run.path))
+        ours = generator.stream_ids(generator.encode_prompt("the king"), sampling)
+        assert list(ours) == written[0, len(ids) :].tolist()
+
+    @pytest.mark.parametrize("name", ["gpt-2", "smollm", "llama-bpe", "qwen2", *SPACES])
+    def test_into_llama_cpp(self, tmp_path, foreign, name):
+        """Imported models go on to GGUF: the same logits, and ids of nasty strings."""
+        pytest.importorskip("llama_cpp")
+        folder = foreign("qwen3" if name == "qwen2" else "llama", engine=engine_of(name))
+        run = import_huggingface(folder, tmp_path, "in")
+        export_gguf(run, tmp_path / "model.gguf", "f32")
+        found = compare(run, tmp_path / "model.gguf", "gguf")
+        assert found is not None and found.ours == found.theirs
+        assert found.difference <= 1e-3 * found.scale
+        reader = with_llama_cpp(tmp_path / "model.gguf")
+        for text in NASTY:
+            if name == "qwen2":  # llama.cpp does not compose characters, and we say so
+                text = unicodedata.normalize("NFC", text)
+            assert reader.encode(text) == run.tokenizer.encode(text), repr(text)
+
+    def test_tokenizers_that_llama_cpp_does_not_know(self, tmp_path, foreign):
+        pytest.importorskip("gguf")
+        engine = engine_of("gpt-2")
+        engine.pre_tokenizer = pre_tokenizers.Whitespace()
+        run = import_huggingface(foreign("llama", engine=engine), tmp_path, "in")
+        with pytest.raises(InputError, match="no rule that cuts texts"):
+            export_gguf(run, tmp_path / "model.gguf", "f32")
+        assert not (tmp_path / "model.gguf").exists()
+
+    def test_a_space_only_before_texts_that_begin_with_none(self, tmp_path, foreign):
+        """llama.cpp puts one before each."""
+        pytest.importorskip("gguf")
+        engine = engine_of("metaspace")
+        engine.pre_tokenizer = pre_tokenizers.Metaspace("▁", "first", split=False)
+        run = import_huggingface(foreign("llama", engine=engine), tmp_path, "in")
+        with pytest.raises(InputError, match="does not treat spaces"):
+            export_gguf(run, tmp_path / "model.gguf", "f32")
 
     def test_train_begins_where_evaluation_says(self, tmp_path, monkeypatch, bpe, capsys):
         monkeypatch.chdir(tmp_path)
