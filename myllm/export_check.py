@@ -115,15 +115,21 @@ def with_llama_cpp(path: Path, n_tokens: int = 2 * N_TOKENS) -> Reader:
     Raises:
         ExportError: it cannot be read.
     """
-    from llama_cpp import Llama
+    import llama_cpp
+    from llama_cpp import _logger
 
+    # It warns of any context below 256, by way of a logger that cannot be told not to.
+    quiet = llama_cpp.llama_log_callback(lambda level, text, data: None)
+    llama_cpp.llama_log_set(quiet, None)
     try:
-        model = Llama(
+        model = llama_cpp.Llama(
             str(path), n_ctx=n_tokens, logits_all=True, verbose=False, n_threads=1, n_gpu_layers=0,
             type_k=0, type_v=0,
         )  # fmt: skip
     except ValueError as error:
         raise ExportError(f"llama.cpp cannot read {path}: {error}") from None
+    finally:
+        llama_cpp.llama_log_set(_logger.llama_log_callback, None)
 
     def feed(ids: list[int]) -> Tensor:
         start = model.n_tokens

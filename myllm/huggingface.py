@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,8 @@ def export_huggingface(run: RunFolder, out: Path) -> None:
         write_tokenizer(tokenizer, folder, config.model.context_length)
         (folder / "README.md").write_text(card, encoding="utf-8")
         _write_weights(family, checkpoint.model, folder)
+        for path in folder.glob("*.safetensors"):  # its library lets only the owner read them
+            shutil.copymode(folder / "config.json", path)
 
 
 def _settings(
@@ -145,6 +148,27 @@ def _card(name: str, config: RunConfig, checkpoint: Checkpoint, family: Family) 
         if loss is not None and bits is not None
         else "not measured"
     )
+    came_from = checkpoint.facts.get("imported_from")
+    if came_from is not None:
+        origin = f"imported from {came_from}"
+    elif config.from_run:
+        origin = f"trained further from {Path(config.from_run).name}"
+    else:
+        origin = "trained from nothing"
+    facts = {
+        "shape": f"{shape.n_layers} layers, {shape.d_model} wide, {shape.n_heads} heads, context "
+        f"{shape.context_length}",
+        "vocabulary": f"{shape.vocab_size:,}",
+    }
+    if came_from is None:
+        train = config.train
+        facts |= {
+            "text": f"SHA-256 {checkpoint.facts.get('text', 'not known')}",
+            "steps": f"{checkpoint.step:,}",
+            "validation loss": measured,
+            "trained with": f"{train.optimizer}, {train.schedule}, learning rate "
+            f"{train.learning_rate:g}",
+        }
     lines = [
         "---",
         "library_name: transformers",
@@ -154,22 +178,15 @@ def _card(name: str, config: RunConfig, checkpoint: Checkpoint, family: Family) 
         "",
         f"# {name}",
         "",
-        f"A language model of {n:,} parameters ({family.architecture}), trained from nothing with "
-        f"MyLLM {__version__}.",
+        f"A language model of {n:,} parameters ({family.architecture}), {origin} with MyLLM "
+        f"{__version__}.",
         "",
         "| | |",
         "|---|---|",
-        f"| shape | {shape.n_layers} layers, {shape.d_model} wide, {shape.n_heads} heads, context "
-        f"{shape.context_length} |",
-        f"| vocabulary | {shape.vocab_size:,} |",
-        f"| text | SHA-256 {checkpoint.facts.get('text', 'not known')} |",
-        f"| steps | {checkpoint.step:,} |",
-        f"| validation loss | {measured} |",
-        f"| trained with | {config.train.optimizer}, {config.train.schedule}, learning rate "
-        f"{config.train.learning_rate:g} |",
+        *(f"| {what} | {value} |" for what, value in facts.items()),
         "",
-        "It goes on with a text; it was not trained to answer questions. What it writes need "
-        "not be true. Licence and origin of the text: fill in.",
+        "It goes on with a text. What it writes need not be true. Licence and origin of the "
+        "text: fill in.",
         "",
     ]
     return "\n".join(lines)

@@ -120,6 +120,9 @@ class TestHuggingFace:
         }  # fmt: skip
         card = (tmp_path / "hf" / "README.md").read_text(encoding="utf-8")
         assert "license:" in card and "2.0000 nats per token" in card and "SHA-256 ab" in card
+        assert "trained from nothing" in card
+        modes = {path.stat().st_mode for path in (tmp_path / "hf").iterdir()}
+        assert len(modes) == 1  # whoever may read one of them may read all
 
     def test_shards(self, tmp_path, bpe, monkeypatch):
         monkeypatch.setattr("myllm.huggingface.SHARD_BYTES", 60_000)
@@ -420,6 +423,8 @@ class TestImport:
         with torch.inference_mode():
             torch.testing.assert_close(model(tokens), theirs(tokens).logits, atol=1e-4, rtol=1e-4)
         export_huggingface(run, tmp_path / "back")
+        card = (tmp_path / "back" / "README.md").read_text(encoding="utf-8")
+        assert f"imported from {folder.name}" in card and "steps" not in card
         ours, original = (
             load_file(path / "model.safetensors") for path in (tmp_path / "back", folder)
         )
