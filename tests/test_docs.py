@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import shlex
 import subprocess
@@ -51,6 +52,23 @@ def commands(text: str) -> list[list[str]]:
     return [shlex.split(part, comments=True)[1:] for part in parts if part.startswith("myllm ")]
 
 
+def transcripts(text: str) -> list[tuple[list[str], list[str]]]:
+    """The arguments of every `$ myllm …` in the console blocks, and the lines below it."""
+    found = []
+    for block in blocks(text, "console"):
+        first, *lines = block.splitlines()
+        assert first.startswith("$ myllm ")
+        found.append((shlex.split(first.removeprefix("$ myllm ")), lines))
+    return found
+
+
+def as_pattern(lines: list[str]) -> str:
+    """A regular expression for a transcript: numbers may differ, `…` stands for any lines."""
+    number = r"\d[\d.,e+-]*"
+    escaped = [re.escape(re.sub(number, "#", line)).replace(r"\#", number) for line in lines]
+    return "\n".join("(?:.*\n)*.*" if line == "…" else text for line, text in zip(lines, escaped))
+
+
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The working folder, with all the files that the commands name."""
@@ -66,6 +84,32 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
+class TestExport:
+    """The page on export, from above to below."""
+
+    def test_transcripts_and_examples(
+        self, folder: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        no_llama_cpp = importlib.util.find_spec("llama_cpp") is None
+        flags = [*SMALLER["train"], "--context-length", "128", "--run", "my-run"]
+        assert main(["train", "novel.txt", *flags]) == 0
+        for kind, block in re.findall(r"^```(console|python)\n(.*?)^```", EXPORT, re.M | re.S):
+            if no_llama_cpp and re.search("gguf|llama_cpp", block):
+                continue
+            capsys.readouterr()
+            if kind == "python":
+                done = subprocess.run(
+                    [sys.executable, "-c", block], capture_output=True, text=True, encoding="utf-8"
+                )
+                assert done.returncode == 0 and done.stdout.strip(), done.stderr
+                continue
+            args, lines = transcripts(f"```console\n{block}```")[0]
+            assert main([*args, *(SMALLER["from"] if "--from" in args else [])]) == 0
+            out, err = capsys.readouterr()
+            assert re.fullmatch(as_pattern(lines), (err + out).strip()), err + out
+
+
 class TestREADME:
     def test_has_the_set_up_commands_as_single_lines(self) -> None:
         lines = [line for block in blocks(README, "bash") for line in block.splitlines()]
@@ -76,7 +120,9 @@ class TestREADME:
         assert {args[0] for args in commands(README)} == set(VERBS)
 
     @pytest.mark.parametrize(
-        "args", commands(README + DEVELOPMENT + BENCHMARKS + EXPORT), ids=shlex.join
+        "args",
+        commands(README + DEVELOPMENT + BENCHMARKS) + [args for args, _ in transcripts(EXPORT)],
+        ids=shlex.join,
     )
     def test_every_command_is_understood(self, args: list[str], folder: Path) -> None:
         for name in ("my-run", "base"):  # for --resume and --from, which read their settings
@@ -97,7 +143,7 @@ class TestREADME:
         lines = [
             line
             for line in text.splitlines()
-            if not re.match(r"(pytest|black|isort|fl|python benchmarks)", line)
+            if not re.match(r"(pytest|black|isort|fl|python|lm-eval)", line)
         ]
         named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", "\n".join(lines)))
         assert named - known - {"--compile", "--no-compile", "--ignore-missing-imports"} == set()
