@@ -28,6 +28,8 @@ from myllm.storage import Damaged, finished_folder, read_file, write_errors
 from myllm.tokenizer import Tokenizer
 
 SHARD_BYTES = 5 * 10**9  # what the Hub asks for
+MOST_HEADER_BYTES = 1 << 24  # of a safetensors file: a hundred thousand tensors have less
+DTYPES = ("F32", "BF16", "F16")  # of imported weights
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
@@ -253,10 +255,10 @@ def _model_config(folder: Path, family: Family, settings: dict[str, Any]) -> GPT
 def _read_weights(folder: Path, family: Family, config: GPTConfig) -> dict[str, Tensor]:
     """Our weights by name. All names and shapes are compared before anything is read."""
     try:
-        sizes = {path: _shapes_in(path) for path in _weight_files(folder)}
-        entries = _expected(folder, family, config, sizes)
+        files = {path: _tensors_in(path) for path in _weight_files(folder)}
+        entries = _expected(folder, family, config, files)
         weights: dict[str, Tensor] = {}
-        for path in sizes:
+        for path in files:
             for name, tensor in read_tensors(path):
                 if entry := entries.get(name):
                     weights |= dict(entry.inward(tensor))
@@ -265,23 +267,49 @@ def _read_weights(folder: Path, family: Family, config: GPTConfig) -> dict[str, 
         raise InputError(f"{folder}: the weights cannot be read: {error}") from None
 
 
-def _shapes_in(path: Path) -> dict[str, tuple[int, ...]]:
+def _tensors_in(path: Path) -> dict[str, tuple[tuple[int, ...], str]]:
+    """Shape and dtype of each tensor of a file."""
+    _check_header(path)
     with safe_open(path, "pt") as file:
-        return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
+        tensors = {name: file.get_slice(name) for name in file.keys()}
+        return {name: (tuple(t.get_shape()), t.get_dtype()) for name, t in tensors.items()}
+
+
+def _check_header(path: Path) -> None:
+    """What the library lets through: a table of contents of 100 MB, names that come twice."""
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len(dict(pairs)) < len(pairs):
+            raise InputError(f"{path}: a name comes twice in its table of contents")
+        return dict(pairs)
+
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        if size > MOST_HEADER_BYTES:
+            raise InputError(f"{path}: its table of contents has {size:,} bytes: no weights")
+        text = file.read(size)
+    try:
+        json.loads(text, object_pairs_hook=once)
+    except InputError:
+        raise
+    except (ValueError, RecursionError):
+        raise InputError(f"{path}: the weights have no table of contents") from None
 
 
 def _expected(
     folder: Path,
     family: Family,
     config: GPTConfig,
-    sizes: dict[Path, dict[str, tuple[int, ...]]],
+    files: dict[Path, dict[str, tuple[tuple[int, ...], str]]],
 ) -> dict[str, Entry]:
     """What the tensors of the files are to us, by their names.
 
     Raises:
         InputError: they are not those that the configuration describes.
     """
-    found = {name: (path, size) for path in sizes for name, size in sizes[path].items()}
+    found = {
+        name: (path, *what) for path, tensors in files.items() for name, what in tensors.items()
+    }
     prefix, _, block = family.block.split("{i}")[0].partition(".")  # some files lack the prefix
     pattern = re.compile(rf"(?:{prefix}\.)?{re.escape(block)}(\d+)\.")
     layers = {match[1] for name in found if (match := pattern.match(name))}
@@ -293,11 +321,15 @@ def _expected(
         shapes = {name: p.shape for name, p in GPTModel(config).named_parameters()}
     expected = {entry.theirs: entry for entry in family.table(shapes)}
     entries: dict[str, Entry] = {}
-    for name, (path, size) in found.items():
+    for name, (path, size, dtype) in found.items():
         entry = expected.get(name) or expected.get(f"{prefix}.{name}")
         if entry is not None and entry.shape != size:
             raise InputError(
                 f"{path}: {name} is {size}, by config.json it should be {entry.shape}"
+            )
+        if entry is not None and dtype not in DTYPES:
+            raise InputError(
+                f"{path}: {name} is stored as {dtype}: {', '.join(DTYPES)} are what is known here"
             )
         if entry is not None:
             entries[name] = entry

@@ -439,6 +439,21 @@ class TestImport:
         (folder / "config.json").write_text(json.dumps(settings), encoding="utf-8")
         assert not import_huggingface(folder, tmp_path, "in").config.model.tie_weights
 
+    def test_published_gpt2(self, tmp_path, foreign):
+        """Its names lack the prefix, and it has masks among the weights."""
+        folder = foreign("gpt2")
+        weights = load_file(folder / "model.safetensors")
+        renamed = {name.removeprefix("transformer."): t for name, t in weights.items()}
+        for i in range(3):
+            renamed[f"h.{i}.attn.bias"] = torch.ones(1, 1, 96, 96, dtype=torch.bool).tril()
+            renamed[f"h.{i}.attn.masked_bias"] = torch.tensor(-1e4)
+        save_file(renamed, folder / "model.safetensors", metadata={"format": "pt"})
+        run = import_huggingface(folder, tmp_path, "in")
+        export_huggingface(run, tmp_path / "back")
+        back = load_file(tmp_path / "back" / "model.safetensors")
+        assert back.keys() == weights.keys()
+        assert all(torch.equal(back[name], weights[name]) for name in back)
+
     def test_bfloat16_stays(self, tmp_path, foreign):
         run = import_huggingface(foreign("qwen3", torch.bfloat16), tmp_path, "in")
         assert {t.dtype for t in run.load().model.values()} == {torch.bfloat16}
@@ -592,10 +607,54 @@ class TestBadInput:
         (folder / "model.safetensors").write_bytes(content)
         self.refused(folder, tmp_path, "weights")
 
-    def test_a_header_of_100_gigabytes(self, tmp_path, foreign):
+    @pytest.mark.parametrize("size", [10**11, 10**8])
+    def test_large_headers(self, tmp_path, foreign, size):
+        """One that is announced only, and one that is there."""
         folder = foreign("qwen3")
-        (folder / "model.safetensors").write_bytes(struct.pack("<Q", 10**11) + b"{}")
-        self.refused(folder, tmp_path, "weights")
+        path = folder / "model.safetensors"
+        content = path.read_bytes()
+        (n,) = struct.unpack("<Q", content[:8])
+        header = content[8 : 8 + n].rstrip()
+        if size < 10**9:
+            header = header[:-1] + b',"__metadata__":{"a":"' + b"x" * size + b'"}}'
+        path.write_bytes(struct.pack("<Q", max(size, len(header))) + header + content[8 + n :])
+        self.refused(folder, tmp_path, "table of contents")
+
+    def test_names_that_come_twice(self, tmp_path, foreign):
+        folder = foreign("qwen3")
+        path = folder / "model.safetensors"
+        content = path.read_bytes()
+        (n,) = struct.unpack("<Q", content[:8])
+        header = json.loads(content[8 : 8 + n])
+        name = next(name for name in header if name != "__metadata__")
+        entry = json.dumps({name: header[name]})[1:]
+        text = (json.dumps(header)[:-1] + ", " + entry).encode()
+        path.write_bytes(struct.pack("<Q", len(text)) + text + content[8 + n :])
+        self.refused(folder, tmp_path, "twice")
+
+    @pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.float64, torch.complex64])
+    def test_wrong_dtypes(self, tmp_path, foreign, dtype):
+        folder = foreign("qwen3")
+        weights = load_file(folder / "model.safetensors")
+        wrong = {name: tensor.to(dtype) for name, tensor in weights.items()}
+        save_file(wrong, folder / "model.safetensors")
+        self.refused(folder, tmp_path, "is stored as")
+
+    def test_a_chat_template_is_not_run(self, tmp_path, foreign):
+        """It is a text that goes along, whatever it says."""
+        folder = foreign("qwen3")
+        path = tmp_path / "executed"
+        template = "{{ ''.__class__.__mro__[1].__subclasses__() }}"
+        template += "{% for x in range(10**9) %}a{% endfor %}"
+        template += f"{{{{ cycler.__init__.__globals__.os.system('touch {path}') }}}}"
+        (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
+        began = time.monotonic()
+        run = import_huggingface(folder, tmp_path, "in")
+        TextGenerator.from_run(str(run.path)).generate("a", SamplingConfig(max_new_tokens=1))
+        export_huggingface(run, tmp_path / "back")
+        assert time.monotonic() - began < 5 and not path.exists()
+        settings = json.loads((tmp_path / "back" / "tokenizer_config.json").read_text("utf-8"))
+        assert settings["chat_template"] == template
 
     @pytest.mark.parametrize(
         "setting, value, word",
