@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import errno
 import io
+import json
 import logging
 import signal
 import sys
@@ -178,6 +179,7 @@ def inspect_batch(options: InspectBatchOptions) -> None:
 def export(options: ExportOptions) -> None:
     """Writes the model, reads it back, tells both."""
     from myllm.checkpoint import find_run
+    from myllm.display import printable
     from myllm.export_check import READERS, ExportError, compare
     from myllm.gguf_file import export_gguf
     from myllm.huggingface import export_huggingface
@@ -208,6 +210,10 @@ def export(options: ExportOptions) -> None:
         f"largest is {found.scale:.1f}); {len(found.ours)} tokens written greedily are "
         + ("the same" if found.ours == found.theirs else "not the same")
     )
+    width = max(len("myllm"), len(found.reader))
+    for name, ids in (("myllm", found.ours), (found.reader, found.theirs)):
+        text = json.dumps(run.tokenizer.decode(ids[:20]), ensure_ascii=False)
+        print(f"  {name:{width}}  {printable(text)}")
     if not found.equal and options.quantize in (None, "f32"):
         raise ExportError(f"{out} does not compute what run {run.name} computes: do not use it")
 

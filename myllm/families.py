@@ -121,7 +121,8 @@ def family_of(config: GPTConfig) -> Family:
         for name, value in differences[nearest].items()
     )
     raise InputError(
-        f"no other program knows this layout; the nearest is {nearest}, but for {lacking}"
+        f"no other program knows this layout; the nearest is {nearest}, but for {lacking} (--to "
+        "onnx takes any)"
     )
 
 

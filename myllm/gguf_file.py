@@ -132,6 +132,11 @@ def _tensors(config: GPTConfig, weights: dict[str, Tensor], quantization: str) -
     shapes = {name: tensor.shape for name, tensor in weights.items()}
     tensors = []
     if config.rope_factor != 1.0:
+        if family.model_type != "llama":
+            raise InputError(
+                f"rope_factor {config.rope_factor}: llama.cpp stretches positions so in the llama "
+                f"layout only, and this is {family.model_type}"
+            )
         factors = RotaryPosition(config).slowing()
         kind = _kind("rope_freqs.weight", tuple(factors.shape), quantization)
         tensors.append(_Tensor("rope_freqs.weight", tuple(factors.shape), kind, lambda: factors))

@@ -63,9 +63,11 @@ def transcripts(text: str) -> list[tuple[list[str], list[str]]]:
 
 
 def as_pattern(lines: list[str]) -> str:
-    """A regular expression for a transcript: numbers may differ, `…` stands for any lines."""
-    number = r"\d[\d.,e+-]*"
-    escaped = [re.escape(re.sub(number, "#", line)).replace(r"\#", number) for line in lines]
+    """A regular expression for a transcript: numbers and what models wrote may differ, `…` stands
+    for any lines."""
+    number, quoted = r"\d[\d.,e+-]*", '(?<=  )".*"$'
+    masked = [re.sub(quoted, "@", re.sub(number, "#", line)) for line in lines]
+    escaped = [re.escape(m).replace(r"\#", number).replace("@", '".*"') for m in masked]
     return "\n".join("(?:.*\n)*.*" if line == "…" else text for line, text in zip(lines, escaped))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import json.decoder
 import math
 import pickle
 import struct
@@ -44,7 +45,7 @@ NASTY = [
     "<|endoftext|> <|im_start|> </s> <unk> <s>", "", "\n\n\n", "don't we'll I'M",
     "\u200bzero\ufeff", "ﬁ ligature ½ ﷺ", "\x07bell",
 ]  # fmt: skip
-PAGE = Path(__file__).read_text(encoding="utf-8").replace("▁", "_")
+PAGE = Path(json.decoder.__file__).read_text(encoding="utf-8")  # a text that is at hand
 TEXT = "the king rides to the old city, and sings of the river: 你好 naïve 12.\n" * 30
 
 
@@ -150,13 +151,13 @@ class TestHuggingFace:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A run for each kind of tokenizer, trained for a moment on this file."""
+    """A run for each kind of tokenizer, trained for a moment on one text."""
     folder = tmp_path_factory.mktemp("trained")
     text = folder / "page.txt"
     text.write_text(PAGE, encoding="utf-8")
     flags = (
         f"--out {folder} --data-dir {folder / 'data'} --d-model 64 --n-layers 2 --n-heads 4 "
-        "--d-ff 96 --context-length 512 --batch-size 1 --max-steps 40 --vocab-size 400"
+        "--d-ff 96 --context-length 512 --batch-size 1 --max-steps 60 --vocab-size 400"
     )
     runs = {}
     for kind in ("bpe", "char"):
@@ -187,14 +188,18 @@ class TestGGUF:
         found = compare(run, tmp_path / "model.gguf", "gguf")
         assert found is not None and found.difference <= 0.05 * found.scale
 
-    def test_ids_of_nasty_strings(self, tmp_path, bpe):
-        llama_cpp = pytest.importorskip("llama_cpp")
-        run = make_run(tmp_path, bpe)
-        export_gguf(run, tmp_path / "model.gguf", "f32")
-        theirs = llama_cpp.Llama(str(tmp_path / "model.gguf"), vocab_only=True, verbose=False)
-        for text in NASTY:
-            ids = theirs.tokenize(text.encode(), add_bos=False, special=False)
-            assert ids == bpe.encode(text), repr(text)
+    @pytest.mark.parametrize("kind", ["bpe", "char"])
+    def test_ids_of_nasty_strings(self, tmp_path, request, kind):
+        """Of several unknown characters in a row llama.cpp makes one."""
+        pytest.importorskip("llama_cpp")
+        tokenizer = request.getfixturevalue(kind)
+        export_gguf(make_run(tmp_path, tokenizer), tmp_path / "model.gguf", "f32")
+        reader = with_llama_cpp(tmp_path / "model.gguf")
+        for text in [*NASTY, "the king: 你好 n"]:
+            ids = tokenizer.encode(text)
+            if kind == "char":
+                ids = [id for i, id in enumerate(ids) if id or not i or ids[i - 1]]
+            assert reader.encode(text) == ids, repr(text)
 
     def test_the_file(self, tmp_path, bpe):
         """What needs no llama.cpp: the package that wrote it reads it."""
@@ -210,6 +215,15 @@ class TestGGUF:
         }
         modelfile = (tmp_path / "model.Modelfile").read_text(encoding="utf-8")
         assert "FROM ./model.gguf" in modelfile and 'stop "<|endoftext|>"' in modelfile
+
+    def test_stretched_positions_of_a_layout_that_has_none(self, tmp_path, bpe):
+        pytest.importorskip("gguf")
+        run = make_run(tmp_path, bpe, "modern", rope_factor=4.0, rope_original_context=32)
+        with pytest.raises(InputError, match="in the llama layout only, and this is qwen3"):
+            export_gguf(run, tmp_path / "model.gguf", "f32")
+        export_huggingface(run, tmp_path / "hf")
+        found = compare(run, tmp_path / "hf", "hf")
+        assert found is not None and found.equal
 
     def test_rows_that_blocks_do_not_fill(self, tmp_path, bpe):
         """48 is no multiple of the 32 numbers of a block: those matrices are kept in f16."""
@@ -240,7 +254,7 @@ class TestGGUF:
             torch.nn.functional.cross_entropy(reader.feed(ids)[:-1], torch.tensor(ids[1:])).item()
             for reader in (with_myllm(run), with_llama_cpp(tmp_path / "model.gguf", 512))
         ]
-        assert losses[0] < 0.8 * math.log(run.tokenizer.vocab_size)  # it has learned something
+        assert losses[0] < 0.9 * math.log(run.tokenizer.vocab_size)  # it has learned something
         assert math.exp(losses[1] - losses[0]) == pytest.approx(1, abs=within)
 
 
