@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -116,11 +117,8 @@ def with_llama_cpp(path: Path, n_tokens: int = 2 * N_TOKENS) -> Reader:
         ExportError: it cannot be read.
     """
     import llama_cpp
-    from llama_cpp import _logger
 
-    # It warns of any context below 256, by way of a logger that cannot be told not to.
-    quiet = llama_cpp.llama_log_callback(lambda level, text, data: None)
-    llama_cpp.llama_log_set(quiet, None)
+    llama_cpp.llama_log_set(_silence(), None)
     try:
         model = llama_cpp.Llama(
             str(path), n_ctx=n_tokens, logits_all=True, verbose=False, n_threads=1, n_gpu_layers=0,
@@ -128,8 +126,6 @@ def with_llama_cpp(path: Path, n_tokens: int = 2 * N_TOKENS) -> Reader:
         )  # fmt: skip
     except ValueError as error:
         raise ExportError(f"llama.cpp cannot read {path}: {error}") from None
-    finally:
-        llama_cpp.llama_log_set(_logger.llama_log_callback, None)
 
     def feed(ids: list[int]) -> Tensor:
         start = model.n_tokens
@@ -140,6 +136,15 @@ def with_llama_cpp(path: Path, n_tokens: int = 2 * N_TOKENS) -> Reader:
         return model.tokenize(text.encode(), add_bos=False, special=False)
 
     return Reader("llama.cpp", encode, feed)
+
+
+@cache
+def _silence() -> Any:
+    """What llama.cpp shall call with its messages, kept for as long as it may: it warns of any
+    context below 256, also when it was told not to be verbose."""
+    import llama_cpp
+
+    return llama_cpp.llama_log_callback(lambda level, text, data: None)
 
 
 def with_onnxruntime(folder: Path) -> Reader:

@@ -310,6 +310,8 @@ def _expected(
     found = {
         name: (path, *what) for path, tensors in files.items() for name, what in tensors.items()
     }
+    if len(found) < sum(map(len, files.values())):
+        raise InputError(f"{folder}: a name comes twice in its files of weights")
     prefix, _, block = family.block.split("{i}")[0].partition(".")  # some files lack the prefix
     pattern = re.compile(rf"(?:{prefix}\.)?{re.escape(block)}(\d+)\.")
     layers = {match[1] for name in found if (match := pattern.match(name))}

@@ -1,16 +1,19 @@
 """Files that somebody else, or chance, has written: one line of error, soon, and no more memory.
 
 Each target gets what it would read; what may come out is a result or an error of `errors.py`.
-The quick form tries some hundred inputs per target, the long one 100,000 in all.
+The quick form tries some hundred inputs per target, the long one 100,000 in all, and
+1,000 per file of a folder to import.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 import struct
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,10 +22,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from myllm.checkpoint import MANIFEST, MODEL, Checkpoint, RunFolder
-from myllm.config import DataConfig, GPTConfig, RunConfig, from_toml, to_toml
+from myllm.config import DataConfig, GPTConfig, RunConfig, default_config, from_toml, to_toml
 from myllm.data import encode_file, open_token_file, prepare
 from myllm.errors import MyLLMError
+from myllm.huggingface import export_huggingface, import_huggingface
 from myllm.model import GPTModel
+from myllm.progress import Progress
 from myllm.storage import sealed_folder
 from myllm.tokenizer import BPETokenizer, CharTokenizer, Tokenizer
 from myllm.weights import load_model, model_tensors
@@ -96,6 +101,17 @@ class Targets:
         self.made = {p.name: p.read_bytes() for p in (folder / "made").iterdir()}
         self.char = tokenizer.to_dict()
         self.bpe = BPETokenizer(280).train(text).to_dict()
+        layout = default_config("modern").model
+        shape = replace(layout, vocab_size=280, context_length=8, d_model=8, n_layers=1, n_heads=2)
+        theirs = RunFolder.create(
+            folder, "theirs", RunConfig(model=shape), BPETokenizer.from_dict(self.bpe)
+        )
+        weights = model_tensors(GPTModel(shape))
+        state = {"progress": Progress().to_json()}
+        theirs.save(Checkpoint(1, weights, {}, state, {}, theirs.small_files()), True, 2)
+        export_huggingface(theirs, folder / "hf")
+        self.foreign = {p.name: p.read_bytes() for p in (folder / "hf").iterdir()}
+        self.import_config(self.foreign["config.json"])  # PyTorch loads more of itself for it
         self.n = 0
 
     def new(self) -> Path:
@@ -143,6 +159,33 @@ class Targets:
         facts = json.loads(data)
         if isinstance(facts, dict):
             self._open_forged(self.made, facts)
+
+    def import_config(self, data: bytes) -> None:
+        self._import("config.json", data)
+
+    def import_weights(self, data: bytes) -> None:
+        self._import("model.safetensors", data)
+
+    def import_tokenizer(self, data: bytes) -> None:
+        self._import("tokenizer.json", data)
+
+    def import_settings(self, data: bytes) -> None:
+        self._import("tokenizer_config.json", data)
+
+    def _import(self, name: str, data: bytes) -> None:
+        """With one file of a Hugging Face folder changed; what comes in has to work."""
+        folder, runs = self.folder / "hf", self.folder / "imported"
+        shutil.rmtree(runs, ignore_errors=True)
+        for other, content in self.foreign.items():
+            (folder / other).write_bytes(data if other == name else content)
+        run = import_huggingface(folder, runs, "in")
+        if run.config.model.context_length > 4096:
+            return  # its table of angles takes the memory that a long context takes
+        model, tokenizer, _ = load_model(run)
+        ids = tokenizer.encode("the king")[:1]
+        tokenizer.decode(ids)
+        with torch.inference_mode():
+            model(torch.tensor([ids or [0]]))
 
     def _forged(self, files: dict[str, bytes]) -> None:
         path = self.run.folder(1)
@@ -196,6 +239,12 @@ def inputs(targets: Targets) -> dict[str, st.SearchStrategy[bytes]]:
         | mutated_json(json.loads(targets.files[MANIFEST])),
         "token_file": mutated(targets.made["tokens.npy"]) | st.binary(max_size=256),
         "sidecar": mutated_json(json.loads(targets.made["tokens.json"])),
+        "import_config": mutated_json(json.loads(targets.foreign["config.json"]))
+        | mutated(targets.foreign["config.json"]),
+        "import_weights": mutated(targets.foreign["model.safetensors"]),
+        "import_tokenizer": mutated_json(json.loads(targets.foreign["tokenizer.json"]))
+        | mutated(targets.foreign["tokenizer.json"]),
+        "import_settings": mutated_json(json.loads(targets.foreign["tokenizer_config.json"])),
     }
 
 
@@ -203,6 +252,7 @@ NAMES = (
     "tokenizer", "config", "metrics", "text", "checkpoint", "checkpoint_config", "manifest",
     "token_file", "sidecar",
 )  # fmt: skip
+IMPORTS = ("import_config", "import_weights", "import_tokenizer", "import_settings")
 
 
 @pytest.fixture
@@ -246,7 +296,7 @@ def peak_bytes() -> int:
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", NAMES + IMPORTS)
 def test_bad_input_is_one_line(targets, name, caplog):
     caplog.set_level("CRITICAL", "myllm")
     fuzz(targets, name, 150)
@@ -254,7 +304,7 @@ def test_bad_input_is_one_line(targets, name, caplog):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", NAMES + IMPORTS)
 def test_bad_input_is_one_line_100_000_times(targets, name, caplog):
     caplog.set_level("CRITICAL", "myllm")
-    fuzz(targets, name, -(-LONG // len(NAMES)))
+    fuzz(targets, name, 1_000 if name in IMPORTS else -(-LONG // len(NAMES)))
