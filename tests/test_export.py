@@ -510,6 +510,14 @@ class TestImport:
         generator = TextGenerator.from_run(str(run.path))
         ours = generator.stream_ids(generator.encode_prompt("the king"), sampling)
         assert list(ours) == written[0, len(ids) :].tolist()
+        gguf = pytest.importorskip("gguf")
+        export_gguf(run, tmp_path / "model.gguf", "f32")
+        reader = gguf.GGUFReader(tmp_path / "model.gguf")
+        assert reader.get_field("tokenizer.chat_template").contents() == template
+        assert reader.get_field("tokenizer.ggml.bos_token_id").contents() == begin[0]
+        assert reader.get_field("tokenizer.ggml.add_bos_token").contents() is True
+        modelfile = (tmp_path / "model.Modelfile").read_text(encoding="utf-8")
+        assert "TEMPLATE" not in modelfile and 'stop "<|end|>"' in modelfile
 
     @pytest.mark.parametrize("name", ["gpt-2", "smollm", "llama-bpe", "qwen2", *SPACES])
     def test_into_llama_cpp(self, tmp_path, foreign, name):
