@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from myllm.config import SamplingConfig
-from myllm.errors import InputError, nearest
+from myllm.errors import InputError
 from myllm.generate import TextGenerator
+from myllm.registry import nearest
 
 HELP = """\
 Write the beginning of a text; the model goes on with it. Then:

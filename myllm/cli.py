@@ -26,8 +26,6 @@ from myllm.errors import (
     InputError,
     Interrupted,
     MyLLMError,
-    lookup,
-    nearest,
 )
 from myllm.machine import use_available_cores
 from myllm.options import (
@@ -44,6 +42,7 @@ from myllm.options import (
     parse,
     plain_text_config,
 )
+from myllm.registry import unknown
 
 log = logging.getLogger("myllm")
 _began = time.monotonic()  # when the program did: what `--minutes` counts from
@@ -185,7 +184,7 @@ def export(options: ExportOptions) -> None:
     from myllm.huggingface import export_huggingface
     from myllm.onnx_folder import export_onnx
 
-    lookup("to", options.to, READERS)
+    reader_package, _ = READERS[options.to]
     if options.quantize and options.to != "gguf":
         raise ConfigError("--quantize is a choice of --to gguf: the other formats are exact")
     run = find_run(Path(options.runs), options.run)
@@ -202,7 +201,7 @@ def export(options: ExportOptions) -> None:
         return
     found = compare(run, out, options.to)
     if found is None:
-        package = READERS[options.to][0].replace("_cpp", "-cpp-python")
+        package = reader_package.replace("_cpp", "-cpp-python")
         print(f"not read back and compared: that takes {package} (pip install {package})")
         return
     print(
@@ -250,7 +249,7 @@ def benchmark(options: BenchmarkOptions) -> None:
     ).validate()
     shape = options.model
     shape = dataclasses.replace(shape, vocab_size=shape.vocab_size or 4096).validate()
-    lookup("optimizer", options.optimizer, OPTIMIZERS)
+    OPTIMIZERS[options.optimizer]
     if options.iterations < 1:
         raise ConfigError(f"iterations {options.iterations}: must be at least 1")
     peak, timings = run_benchmark(shape, train_config, options.iterations)
@@ -353,7 +352,7 @@ def _dispatch(args: list[str]) -> int:
         print(f"myllm {__version__}")
         return 0
     if args[0] not in VERBS:
-        raise InputError(f"unknown verb {args[0]!r}: {nearest(args[0], VERBS)}")
+        raise unknown("verb", args[0], VERBS)
     options, work = VERBS[args[0]]
     use_available_cores()
     try:

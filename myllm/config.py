@@ -17,7 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from myllm.errors import ConfigError, InputError, lookup, nearest
+from myllm.errors import ConfigError, InputError
+from myllm.registry import Registry, check_choice, unknown
 
 # Kinds that have a table of classes (tokenizers, attentions, schedules, optimizers) are looked up
 # there, so that adding one touches one file.
@@ -89,9 +90,9 @@ class GPTConfig:
                 f"rope_low_freq_factor {low} and rope_high_freq_factor {high}: the first must be "
                 "above 0 and below the second"
             )
-        lookup("position", self.position, POSITIONS)
-        lookup("norm", self.norm, NORM_NAMES)
-        lookup("feed_forward", self.feed_forward, FEED_FORWARD_NAMES)
+        check_choice("position", self.position, POSITIONS)
+        check_choice("norm", self.norm, NORM_NAMES)
+        check_choice("feed_forward", self.feed_forward, FEED_FORWARD_NAMES)
         if self.head_dim is None and self.d_model % self.n_heads:
             fits = [n for n in range(1, self.d_model + 1) if self.d_model % n == 0]
             remedy = min(fits, key=lambda n: abs(n - self.n_heads))
@@ -146,8 +147,8 @@ class DataConfig:
 
     def validate(self) -> DataConfig:
         """Raises `ConfigError` for a value that cannot work; returns itself."""
-        lookup("encoding_errors", self.encoding_errors, ENCODING_ERRORS)
-        lookup("val_split", self.val_split, VAL_SPLITS)
+        check_choice("encoding_errors", self.encoding_errors, ENCODING_ERRORS)
+        check_choice("val_split", self.val_split, VAL_SPLITS)
         try:
             "".encode(self.encoding)
         except (LookupError, UnicodeError):
@@ -223,10 +224,10 @@ class TrainConfig:
             raise ConfigError(
                 f"min_learning_rate {self.min_learning_rate}: it is a share of the peak, 0 to 1"
             )
-        lookup("on_nonfinite", self.on_nonfinite, ("stop", "rollback"))
-        lookup("on_disk_full", self.on_disk_full, ("stop", "wait"))
+        check_choice("on_nonfinite", self.on_nonfinite, ("stop", "rollback"))
+        check_choice("on_disk_full", self.on_disk_full, ("stop", "wait"))
         if self.dtype is not None:
-            lookup("dtype", self.dtype, DTYPE_NAMES)
+            check_choice("dtype", self.dtype, DTYPE_NAMES)
         return self
 
     @property
@@ -290,7 +291,7 @@ class RunConfig:
 
 # The CPU size ends within 4 minutes on two cores. No dropout: it sees the text once or twice
 # in that time, and PyTorch has no fused attention with dropout on CPUs.
-SIZES: dict[str, dict[str, Any]] = {
+SIZES: Registry[dict[str, Any]] = Registry("size", {
     "cpu": dict(
         d_model=160, n_layers=4, n_heads=4, context_length=128, vocab_size=0, dropout=0.0,
         batch_size=16, max_steps=600, warmup_steps=30,
@@ -304,16 +305,16 @@ SIZES: dict[str, dict[str, Any]] = {
         batch_size=16, accumulation_steps=8, max_steps=20_000, warmup_steps=500,
         learning_rate=1e-3,
     ),
-}  # fmt: skip
+})  # fmt: skip
 
 # A preset is a layout that other programs know, and a recipe that trains it well.
 _ADAMW = dict(optimizer="adamw", learning_rate=2e-3, schedule="cosine", min_learning_rate=0.1)
 _ROTARY = dict(position="rotary", norm="rmsnorm", norm_eps=1e-6, feed_forward="swiglu", bias=False)
-PRESETS: dict[str, dict[str, Any]] = {
+PRESETS: Registry[dict[str, Any]] = Registry("preset", {
     "gpt2": _ADAMW,  # Hugging Face's GPT2LMHeadModel
     "modern": dict(**_ROTARY, qk_norm=True),  # … Qwen3ForCausalLM
     "llama": dict(**_ROTARY, tie_weights=False),  # … LlamaForCausalLM
-}
+})  # fmt: skip
 
 
 def default_config(preset: str = "modern", size: str = "cpu") -> RunConfig:
@@ -322,9 +323,8 @@ def default_config(preset: str = "modern", size: str = "cpu") -> RunConfig:
     Raises:
         ConfigError: for an unknown preset or size.
     """
-    lookup("preset", preset, PRESETS)
-    lookup("size", size, SIZES)
-    return with_values(RunConfig(preset=preset, size=size), {**PRESETS[preset], **SIZES[size]})
+    values = {**PRESETS[preset], **SIZES[size]}
+    return with_values(RunConfig(preset=preset, size=size), values)
 
 
 def with_values(config: RunConfig, values: dict[str, Any]) -> RunConfig:
@@ -340,7 +340,7 @@ def with_values(config: RunConfig, values: dict[str, Any]) -> RunConfig:
     homes = {name: part for part in parts for name in _field_types(config, part)}
     for name, value in values.items():
         if name not in homes:
-            raise ConfigError(f"unknown setting {name!r}: {nearest(name, homes)}")
+            raise unknown("setting", name, homes)
         parts[homes[name]][name] = _converted(name, value, _field_types(config, homes[name])[name])
     top = parts.pop("")
     for part, changes in parts.items():

@@ -21,7 +21,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from myllm.errors import InputError, lookup
+from myllm.errors import InputError
+from myllm.registry import Registry
 
 log = logging.getLogger(__name__)
 
@@ -35,14 +36,14 @@ class Corpus:
     sha256: str
 
 
-CORPORA = {
+CORPORA = Registry("corpus", {
     "shakespeare": Corpus(
         "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/"
         "input.txt",
         1_115_394,
         "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
     ),
-}
+})  # fmt: skip
 
 
 def download_corpus(name: str, folder: Path) -> Path:
@@ -55,7 +56,7 @@ def download_corpus(name: str, folder: Path) -> Path:
         ConfigError: unknown name.
         InputError: no connection, or the server gives another content.
     """
-    corpus = CORPORA[lookup("corpus", name, CORPORA)]
+    corpus = CORPORA[name]
     path, partial = folder / f"{name}.txt", folder / f"{name}.txt.part"
     if path.exists() and _sha256(path) == corpus.sha256:
         return path

@@ -9,7 +9,8 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 
 from myllm.config import DTYPE_NAMES
-from myllm.errors import ConfigError, OutOfMemoryError, lookup
+from myllm.errors import ConfigError, OutOfMemoryError
+from myllm.registry import check_choice
 
 
 def choose_device(name: str | None = None) -> torch.device:
@@ -24,7 +25,8 @@ def choose_device(name: str | None = None) -> torch.device:
     if name is None:
         return torch.device(next(kind for kind in ("cuda", "mps", "cpu") if available[kind]))
     match = re.fullmatch(r"([a-z]+)(?::(\d+))?", name)
-    kind = lookup("device", match[1] if match else name, available)
+    kind = match[1] if match else name
+    check_choice("device", kind, available)
     if int((match and match[2]) or 0) >= available[kind]:
         here = ", ".join(kind for kind, count in available.items() if count)
         raise ConfigError(f"device {name}: this machine has {here} only")
@@ -38,7 +40,8 @@ def choose_dtype(device: torch.device, name: str | None = None) -> torch.dtype:
     float16 on older CUDA cards, float32 elsewhere.
     """
     if name is not None:
-        return getattr(torch, lookup("dtype", name, DTYPE_NAMES))
+        check_choice("dtype", name, DTYPE_NAMES)
+        return getattr(torch, name)
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
     if device.type == "cpu" and sys.platform == "linux" and torch.cpu._is_avx512_bf16_supported():

@@ -14,9 +14,7 @@ Every message is one line that holds the value, the limit and the remedy.
 
 from __future__ import annotations
 
-import difflib
 import signal
-from collections.abc import Iterable
 
 
 class MyLLMError(Exception):
@@ -70,26 +68,3 @@ class Interrupted(MyLLMError):
     def __init__(self, message: str, signal_number: int = signal.SIGINT) -> None:
         super().__init__(message)
         self.exit_code = 128 + signal_number
-
-
-def nearest(value: str, choices: Iterable[str]) -> str:
-    """The tail of an error message about an unknown name: the nearest name and all choices.
-
-    >>> nearest("cosin", ["constant", "cosine"])
-    'did you mean cosine? (choices: constant, cosine)'
-    """
-    names = sorted(choices)
-    close = difflib.get_close_matches(value, names, n=1, cutoff=0.5)
-    listed = f"choices: {', '.join(names)}"
-    return f"did you mean {close[0]}? ({listed})" if close else listed
-
-
-def lookup(kind: str, value: str, table: Iterable[str]) -> str:
-    """Returns `value` if it is a name in `table`.
-
-    Raises:
-        ConfigError: it is not; the message lists the choices and the nearest one.
-    """
-    if value not in table:
-        raise ConfigError(f"unknown {kind} {value!r}: {nearest(value, table)}")
-    return value

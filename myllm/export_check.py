@@ -17,6 +17,7 @@ from myllm.checkpoint import RunFolder
 from myllm.errors import MyLLMError
 from myllm.machine import return_freed_memory
 from myllm.model import KVCache
+from myllm.registry import Registry
 from myllm.weights import load_model
 
 N_TOKENS = 64  # compared, and written
@@ -176,11 +177,11 @@ def with_onnxruntime(folder: Path) -> Reader:
 
 
 # format → the package that reads it, its reader
-READERS: dict[str, tuple[str, Callable[[Path], Reader]]] = {
+READERS: Registry[tuple[str, Callable[[Path], Reader]]] = Registry("to", {
     "hf": ("transformers", with_transformers),
     "gguf": ("llama_cpp", with_llama_cpp),
     "onnx": ("onnxruntime", with_onnxruntime),
-}
+})  # fmt: skip
 
 
 @torch.inference_mode()

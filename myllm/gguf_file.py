@@ -18,10 +18,11 @@ from torch import Tensor
 
 from myllm.checkpoint import RunFolder
 from myllm.config import GPTConfig, SamplingConfig
-from myllm.errors import InputError, lookup
+from myllm.errors import InputError
 from myllm.families import Entry, family_of
 from myllm.gguf_tokenizer import add_tokenizer
 from myllm.model import RotaryPosition
+from myllm.registry import check_choice
 from myllm.storage import TEMPORARY, discard, disk, write_errors
 from myllm.tokenizer import Tokenizer
 
@@ -57,7 +58,7 @@ def export_gguf(run: RunFolder, out: Path, quantization: str) -> None:
         InputError: llama.cpp does not know the layout or the tokenizer, or the `gguf` package is
             missing.
     """
-    lookup("quantize", quantization, QUANTIZATIONS)
+    check_choice("quantize", quantization, QUANTIZATIONS)
     try:
         import gguf
     except ImportError:

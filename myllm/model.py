@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from myllm.config import GPTConfig
-from myllm.errors import ConfigError, InputError, lookup
+from myllm.errors import ConfigError, InputError
+from myllm.registry import Registry
 
 INIT_STD = 0.02  # GPT-2's; of embeddings and of linear layers that do not end a residual branch
 QUERY_BLOCK = 64  # queries that `MultiHeadAttention` takes at a time
@@ -292,9 +293,8 @@ class TransformerBlock(nn.Module):
 
     def __init__(self, config: GPTConfig, layer: int) -> None:
         super().__init__()
-        kind = lookup("attention", config.attention or "flash", ATTENTIONS)
         self.ln1 = build_norm(config, config.d_model)
-        self.attention = ATTENTIONS[kind](config, layer)
+        self.attention = ATTENTIONS[config.attention or "flash"](config, layer)
         self.ln2 = build_norm(config, config.d_model)
         self.feed_forward = FEED_FORWARDS[config.feed_forward](config)
         self.dropout = Dropout(config.dropout)
@@ -424,8 +424,9 @@ def init_linear(linear: nn.Linear, std: float) -> None:
         nn.init.zeros_(linear.bias)
 
 
-ATTENTIONS: dict[str, type[MultiHeadAttention]] = {
-    "flash": FlashAttention,
-    "manual": MultiHeadAttention,
-}
-FEED_FORWARDS: dict[str, type[FeedForward]] = {"gelu": FeedForward, "swiglu": SwiGLU}
+ATTENTIONS: Registry[type[MultiHeadAttention]] = Registry(
+    "attention", {"flash": FlashAttention, "manual": MultiHeadAttention}
+)
+FEED_FORWARDS: Registry[type[FeedForward]] = Registry(
+    "feed_forward", {"gelu": FeedForward, "swiglu": SwiGLU}
+)

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from myllm.config import TrainConfig
-from myllm.errors import lookup
+from myllm.registry import Registry
 
 BETAS = (0.9, 0.95)  # AdamW's, as usual for language models
 MOMENTUM = 0.95  # Muon's
@@ -141,7 +141,6 @@ def build_optimizer(model: nn.Module, config: TrainConfig) -> Optimizer:
     Raises:
         ConfigError: unknown optimizer.
     """
-    lookup("optimizer", config.optimizer, OPTIMIZERS)
     return OPTIMIZERS[config.optimizer](parameter_groups(model, config))
 
 
@@ -149,10 +148,9 @@ def _build_adamw(groups: list[dict[str, Any]]) -> Optimizer:
     return torch.optim.AdamW(groups, betas=BETAS, fused=True)
 
 
-OPTIMIZERS: dict[str, Callable[[list[dict[str, Any]]], Optimizer]] = {
-    "adamw": _build_adamw,
-    "muon": Muon,
-}
+OPTIMIZERS: Registry[Callable[[list[dict[str, Any]]], Optimizer]] = Registry(
+    "optimizer", {"adamw": _build_adamw, "muon": Muon}
+)
 
 
 def optimizer_tensors(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
@@ -203,13 +201,13 @@ def _wsd(progress: float) -> float:
     return min(1.0, (1.0 - progress) / 0.5)
 
 
-SCHEDULES: dict[str, Callable[[float], float]] = {
+SCHEDULES: Registry[Callable[[float], float]] = Registry("schedule", {
     "constant": _constant,
     "cosine": _cosine,
     "linear_warmup": _linear,
     "one_cycle": _one_cycle,
     "wsd": _wsd,
-}
+})  # fmt: skip
 
 
 def learning_rate_factor(step: int, config: TrainConfig) -> float:
@@ -218,7 +216,7 @@ def learning_rate_factor(step: int, config: TrainConfig) -> float:
     Raises:
         ConfigError: unknown schedule.
     """
-    shape = SCHEDULES[lookup("schedule", config.schedule, SCHEDULES)]
+    shape = SCHEDULES[config.schedule]
     warmup_steps = min(config.warmup_steps, config.max_steps // 5)
     if step < warmup_steps:
         return (step + 1) / (warmup_steps + 1) * _floored(shape(0.0), config)

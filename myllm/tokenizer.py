@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from myllm.errors import InputError, lookup
+from myllm.errors import InputError
 from myllm.imported_tokenizer import ImportedTokenizer
 from myllm.tokenizer_base import (
     BYTE_NAMES,
@@ -239,5 +239,5 @@ def build_tokenizer(kind: str, vocab_size: int) -> Tokenizer:
         ConfigError: unknown kind.
         InputError: a vocabulary too small for the kind.
     """
-    lookup("tokenizer", kind, TOKENIZERS)
-    return BPETokenizer(vocab_size) if kind == BPETokenizer.kind else TOKENIZERS[kind]()
+    found = TOKENIZERS[kind]
+    return BPETokenizer(vocab_size) if found is BPETokenizer else found()

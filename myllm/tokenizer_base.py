@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 import numpy as np
 
 from myllm.errors import InputError
+from myllm.registry import Registry
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as Engine
@@ -20,7 +21,9 @@ if TYPE_CHECKING:
 END_OF_TEXT = "<|endoftext|>"
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
-TOKENIZERS: dict[str, type[Tokenizer]] = {}  # those to train, by kind; `tokenizer.py` fills it
+TOKENIZERS: Registry[type[Tokenizer]] = Registry(
+    "tokenizer"
+)  # those to train, by kind; `tokenizer.py` fills it
 TRAINED: dict[str, type[Tokenizer]] = {}  # those that others have trained
 
 TextSource: TypeAlias = str | Path | Iterable[str | Path]

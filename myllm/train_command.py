@@ -23,7 +23,7 @@ from myllm.data import TokenFile, fitting_context, prepare
 from myllm.dataset import TextDataset
 from myllm.device import choose_attention, choose_device
 from myllm.display import PatientStream, TrainingDisplay
-from myllm.errors import ConfigError, InputError, lookup
+from myllm.errors import ConfigError, InputError
 from myllm.generate import TextGenerator
 from myllm.memory import check_memory
 from myllm.model import ATTENTIONS, GPTModel
@@ -77,10 +77,10 @@ def _run_config(options: TrainOptions) -> RunConfig:
 def _started(options: TrainOptions, config: RunConfig, began: float) -> tuple[Trainer, TokenFile]:
     # before minutes of preparing: is all there that the configuration names?
     device = choose_device(config.train.device)
-    lookup("attention", config.model.attention or "flash", ATTENTIONS)
-    lookup("optimizer", config.train.optimizer, OPTIMIZERS)
-    lookup("schedule", config.train.schedule, SCHEDULES)
-    lookup("tokenizer", config.text.tokenizer, TOKENIZERS)
+    ATTENTIONS[config.model.attention or "flash"]
+    OPTIMIZERS[config.train.optimizer]
+    SCHEDULES[config.train.schedule]
+    TOKENIZERS[config.text.tokenizer]
     _check_writable(Path(options.out))
     folder = Path(config.text.data_dir)
     text = config.text

@@ -8,33 +8,34 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent / "myllm"
-LOW = {"errors", "config", "tokenizer", "tokenizer_base", "imported_tokenizer"}
+LOW = {"errors", "registry", "config", "tokenizer", "tokenizer_base", "imported_tokenizer"}
 MIDDLE = LOW | {"model", "optim", "device", "sources", "data", "dataset", "debug", "corpora"}
 HIGH = MIDDLE | {"checkpoint", "weights", "evaluate", "acceleration", "progress"}
 MAY_IMPORT: dict[str, set[str]] = {
     "__init__": set(),
     "__main__": {"cli"},
     "errors": set(),
-    "config": {"errors"},
-    "tokenizer_base": {"errors"},
+    "registry": {"errors"},
+    "config": {"errors", "registry"},
+    "tokenizer_base": {"errors", "registry"},
     "imported_tokenizer": {"errors", "tokenizer_base"},
     "tokenizer": {"errors", "imported_tokenizer", "tokenizer_base"},
-    "families": {"config", "errors"},
+    "families": {"config", "errors", "registry"},
     "huggingface": LOW | {"checkpoint", "families", "model", "progress", "storage"},
     "gguf_tokenizer": LOW,
     "gguf_file": LOW | {"checkpoint", "families", "gguf_tokenizer", "model", "storage"},
     "onnx_folder": LOW | {"checkpoint", "huggingface", "model", "storage", "weights"},
     "export_check": LOW | {"checkpoint", "machine", "model", "weights"},
-    "device": {"config", "errors"},
-    "model": {"config", "errors"},
-    "optim": {"config", "errors"},
+    "device": {"config", "errors", "registry"},
+    "model": {"config", "errors", "registry"},
+    "optim": {"config", "errors", "registry"},
     "debug": set(),
-    "corpora": {"errors"},
-    "sources": {"config", "errors"},
-    "storage": {"errors"},
-    "signals": {"errors"},
+    "corpora": {"errors", "registry"},
+    "sources": {"config", "errors", "registry"},
+    "storage": {"errors", "registry"},
+    "signals": {"errors", "registry"},
     "data": LOW | {"sources", "storage"},
-    "dataset": {"errors"},
+    "dataset": {"errors", "registry"},
     "checkpoint": LOW | {"progress", "storage"},
     "weights": LOW | {"checkpoint", "model"},
     "saving": {"checkpoint", "errors"},
@@ -53,7 +54,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "recipe": HIGH | {"benchmark"},
     "display": {"progress", "train"},
     "train_command": HIGH | {"display", "generate", "memory", "options", "recipe", "train"},
-    "options": {"config", "errors", "device", "checkpoint"},
+    "options": {"config", "errors", "registry", "device", "checkpoint"},
     "cli": {path.stem for path in ROOT.glob("*.py")},
 }
 WITHOUT_TORCH = LOW | {"corpora", "machine", "sources", "storage", "signals", "data"}
@@ -130,7 +131,9 @@ def test_text_files_name_their_encoding(room):
             assert "encoding" in {keyword.arg for keyword in node.keywords}, ast.unparse(node)
 
 
-@pytest.mark.parametrize("room", ["tokenizer", "errors", "config", "model", "generate", "display"])
+@pytest.mark.parametrize(
+    "room", ["tokenizer", "registry", "config", "model", "generate", "display"]
+)
 def test_examples_in_docstrings(room):
     import doctest
     import importlib

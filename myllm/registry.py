@@ -1,0 +1,63 @@
+"""Room: a kind of thing → a table of its variants by name, whose look-up explains itself.
+
+Knows nothing of what it holds.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
+
+from myllm.errors import ConfigError
+
+T = TypeVar("T")
+
+
+class Registry(dict[str, T]):
+    """Variants of one kind by name. An unknown name is an error that lists the choices.
+
+    >>> schedules = Registry("schedule", {"constant": 1, "cosine": 2})
+    >>> schedules["cosine"]
+    2
+    >>> schedules["cosin"]
+    Traceback (most recent call last):
+    myllm.errors.ConfigError: unknown schedule 'cosin': did you mean cosine? (choices: constant, \
+cosine)
+    """
+
+    def __init__(self, kind: str, entries: Mapping[str, T] | None = None) -> None:
+        """
+        Args:
+            kind: what the entries are, in the singular, for messages.
+            entries: the first entries; more can be assigned later.
+        """
+        super().__init__(entries or {})
+        self.kind = kind
+
+    def __missing__(self, name: str) -> T:
+        raise unknown(self.kind, name, self)
+
+
+def check_choice(kind: str, name: str, choices: Iterable[str]) -> None:
+    """For choices that have no table: raises `ConfigError` if `name` is not among them."""
+    choices = list(choices)
+    if name not in choices:
+        raise unknown(kind, name, choices)
+
+
+def unknown(kind: str, name: str, choices: Iterable[str]) -> ConfigError:
+    """The error to raise about a name that is not among the choices."""
+    return ConfigError(f"unknown {kind} {name!r}: {nearest(name, choices)}")
+
+
+def nearest(name: str, choices: Iterable[str]) -> str:
+    """The tail of an error message about an unknown name: the nearest name and all choices.
+
+    >>> nearest("cosin", ["constant", "cosine"])
+    'did you mean cosine? (choices: constant, cosine)'
+    """
+    names = sorted(choices)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    listed = f"choices: {', '.join(names)}"
+    return f"did you mean {close[0]}? ({listed})" if close else listed
