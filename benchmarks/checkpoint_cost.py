@@ -19,12 +19,12 @@ from pathlib import Path
 import torch
 from comparison import report, spread
 
-from myllm.checkpoint import RunFolder
 from myllm.config import default_config
 from myllm.corpora import python_docs
-from myllm.data import prepare
 from myllm.dataset import TextDataset
 from myllm.model import GPTModel
+from myllm.prepare import prepare
+from myllm.run_folder import RunFolder
 from myllm.train import Trainer
 
 

@@ -21,10 +21,11 @@ from pathlib import Path
 import torch
 from comparison import report
 
-from myllm.checkpoint import Checkpoint, RunFolder
+from myllm.checkpoint import Checkpoint
 from myllm.config import RunConfig, default_config
 from myllm.model import GPTModel
 from myllm.progress import Progress
+from myllm.run_folder import RunFolder
 from myllm.tokenizer import CharTokenizer
 from myllm.weights import model_tensors
 
@@ -98,13 +99,13 @@ def make_run(folder: Path, n_parameters: float, preset: str = "modern") -> RunFo
     weights = {name: 0.02 * torch.randn(size) for name, size in shapes.items()}
     run = RunFolder.create(folder, "run", RunConfig(preset=preset, model=shape), tokenizer)
     state = {"progress": Progress().to_json(), "scaler": {}}
-    run.save(Checkpoint(1, weights, {}, state, {}, run.small_files()), True, 2)
+    run.checkpoints.save(Checkpoint(1, weights, {}, state, {}, run.small_files()), True, 2)
     return run
 
 
 def exported(run: RunFolder, roads: dict[str, list[str]]) -> Iterator[Export]:
     """Exports a run along each of these roads."""
-    weights = (run.folder(1) / "model.safetensors").stat().st_size
+    weights = (run.checkpoints.folder(1) / "model.safetensors").stat().st_size
     for road, flags in roads.items():
         with tempfile.TemporaryDirectory(dir=run.path.parent) as folder:
             out = str(Path(folder) / "out")

@@ -100,10 +100,10 @@ def _step_seconds(text: Path, recipe: Recipe, device: str) -> list[tuple[float, 
     import torch
 
     from myllm.config import DataConfig, default_config, with_values
-    from myllm.data import prepare
     from myllm.dataset import TextDataset
     from myllm.device import choose_attention
     from myllm.model import GPTModel
+    from myllm.prepare import prepare
     from myllm.train import Observer, Trainer
 
     with tempfile.TemporaryDirectory() as folder:

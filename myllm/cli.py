@@ -87,10 +87,10 @@ def evaluate(options: EvaluateOptions) -> None:
     """Prints a line per text."""
     import math
 
-    from myllm.checkpoint import find_run
-    from myllm.data import encode_file, prepare
     from myllm.device import autocast, choose_device, choose_dtype
     from myllm.evaluate import evaluate as measure
+    from myllm.prepare import encode_file, prepare
+    from myllm.run_folder import find_run
     from myllm.weights import load_model
 
     run = find_run(Path(options.out), options.run)
@@ -123,7 +123,7 @@ def evaluate(options: EvaluateOptions) -> None:
 
 def prepare_text(options: PrepareOptions) -> None:
     """Makes a folder of tokens."""
-    from myllm.data import prepare
+    from myllm.prepare import prepare
 
     text = plain_text_config(options.text).validate()
     if not text.paths:
@@ -139,8 +139,8 @@ def prepare_text(options: PrepareOptions) -> None:
 
 def verify(options: VerifyOptions) -> None:
     """Prints a table of what is whole and what is damaged."""
-    from myllm.checkpoint import find_run
-    from myllm.verification import check_run
+    from myllm.run_folder import find_run
+    from myllm.verify import check_run
 
     run = find_run(Path(options.out), options.run)
     findings = check_run(run)
@@ -156,10 +156,10 @@ def verify(options: VerifyOptions) -> None:
 
 def inspect_batch(options: InspectBatchOptions) -> None:
     """Prints the windows of a batch."""
-    from myllm.checkpoint import find_run
-    from myllm.data import prepare
     from myllm.dataset import TextDataset
     from myllm.display import printable
+    from myllm.prepare import prepare
+    from myllm.run_folder import find_run
 
     if options.step < 0:
         raise ConfigError(f"step {options.step}: the first one is 0")
@@ -177,12 +177,12 @@ def inspect_batch(options: InspectBatchOptions) -> None:
 
 def export(options: ExportOptions) -> None:
     """Writes the model, reads it back, tells both."""
-    from myllm.checkpoint import find_run
     from myllm.display import printable
     from myllm.export_check import READERS, ExportError, compare
     from myllm.gguf_file import export_gguf
     from myllm.huggingface import export_huggingface
     from myllm.onnx_folder import export_onnx
+    from myllm.run_folder import find_run
 
     reader_package, _ = READERS[options.to]
     if options.quantize and options.to != "gguf":

@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from myllm.checkpoint import find_run
 from myllm.config import SamplingConfig
 from myllm.device import choose_device
 from myllm.model import GPTModel, KVCache
+from myllm.run_folder import find_run
 from myllm.tokenizer import Tokenizer
 from myllm.weights import load_model
 

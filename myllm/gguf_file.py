@@ -16,14 +16,14 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from myllm.checkpoint import RunFolder
+from myllm.atomic import TEMPORARY, discard, disk, write_errors
 from myllm.config import GPTConfig, SamplingConfig
 from myllm.errors import InputError
 from myllm.families import Entry, family_of
 from myllm.gguf_tokenizer import add_tokenizer
 from myllm.model import RotaryPosition
 from myllm.registry import check_choice
-from myllm.storage import TEMPORARY, discard, disk, write_errors
+from myllm.run_folder import RunFolder
 from myllm.tokenizer import Tokenizer
 
 QUANTIZATIONS = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0")
@@ -63,7 +63,7 @@ def export_gguf(run: RunFolder, out: Path, quantization: str) -> None:
         import gguf
     except ImportError:
         raise InputError("--to gguf needs the package of that name: pip install gguf") from None
-    checkpoint = run.load("best", with_optimizer=False)
+    checkpoint = run.checkpoints.load("best", with_optimizer=False)
     config, tokenizer = run.config.model, run.tokenizer
     tensors = _tensors(config, checkpoint.model, quantization)
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -13,18 +13,19 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from myllm import __version__
-from myllm.checkpoint import Checkpoint, RunFolder, read_tensors
+from myllm.atomic import Damaged, finished_folder, read_file, write_errors
+from myllm.checkpoint import Checkpoint
 from myllm.config import GPTConfig, RunConfig, SamplingConfig, with_values
 from myllm.errors import InputError
 from myllm.families import FAMILIES, Entry, Family, family_of, to_foreign
 from myllm.imported_tokenizer import ImportedTokenizer
 from myllm.model import GPTModel
 from myllm.progress import Progress
-from myllm.storage import Damaged, finished_folder, read_file, write_errors
+from myllm.run_folder import RunFolder
+from myllm.safetensors_adapter import read_tensors, write_tensors
 from myllm.tokenizer import Tokenizer
 
 SHARD_BYTES = 5 * 10**9  # what the Hub asks for
@@ -40,7 +41,7 @@ def export_huggingface(run: RunFolder, out: Path) -> None:
         InputError: the layout is one that no other program knows, or `out` cannot be written.
         CheckpointError: no good checkpoint.
     """
-    checkpoint = run.load("best", with_optimizer=False)
+    checkpoint = run.checkpoints.load("best", with_optimizer=False)
     config, tokenizer = run.config, run.tokenizer
     family = family_of(config.model)
     n_bytes = sum(t.numel() * t.element_size() for t in checkpoint.model.values())
@@ -117,7 +118,7 @@ def _write_weights(family: Family, weights: dict[str, Tensor], folder: Path) -> 
 
     def flush() -> None:
         path = folder / f"shard-{len(placed)}"
-        save_file(shard, path, metadata={"format": "pt"})
+        write_tensors(shard, path, metadata={"format": "pt"})
         placed.append((list(shard), path))
         shard.clear()
 
@@ -150,7 +151,7 @@ def _card(name: str, config: RunConfig, checkpoint: Checkpoint, family: Family) 
         if loss is not None and bits is not None
         else "not measured"
     )
-    came_from = checkpoint.facts.get("imported_from")
+    came_from = checkpoint.metadata.get("imported_from")
     if came_from is not None:
         origin = f"imported from {came_from}"
     elif config.from_run:
@@ -165,7 +166,7 @@ def _card(name: str, config: RunConfig, checkpoint: Checkpoint, family: Family) 
     if came_from is None:
         train = config.train
         facts |= {
-            "text": f"SHA-256 {checkpoint.facts.get('text', 'not known')}",
+            "text": f"SHA-256 {checkpoint.metadata.get('text', 'not known')}",
             "steps": f"{checkpoint.step:,}",
             "validation loss": measured,
             "trained with": f"{train.optimizer}, {train.schedule}, learning rate "
@@ -232,7 +233,9 @@ def import_huggingface(folder: Path, out: Path, name: str) -> RunFolder:
     run = RunFolder.create(out, name, RunConfig(preset="modern", model=model_config), tokenizer)
     state = {"progress": Progress().to_json(), "scaler": {}}
     facts = {"tokenizer": tokenizer.content_hash, "imported_from": folder.name}
-    run.save(Checkpoint(0, weights, {}, state, facts, run.small_files()), is_best=True, keep=2)
+    run.checkpoints.save(
+        Checkpoint(0, weights, {}, state, facts, run.small_files()), is_best=True, keep=2
+    )
     return run
 
 

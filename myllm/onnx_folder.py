@@ -14,11 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from myllm.checkpoint import RunFolder
+from myllm.atomic import finished_folder, write_errors
 from myllm.errors import InputError
 from myllm.huggingface import write_tokenizer
 from myllm.model import GPTModel, KVCache, MultiHeadAttention
-from myllm.storage import finished_folder, write_errors
+from myllm.run_folder import RunFolder
 from myllm.weights import load_model
 
 GRAPH = "model.onnx"

@@ -219,12 +219,12 @@ def _defaults(options: type[T], verb: str, args: list[str]) -> T:
     }
     toml = read_toml(Path(chosen["config"])) if chosen["config"] else {}
     if chosen["resume"] is not None:
-        from myllm.checkpoint import find_run
+        from myllm.run_folder import find_run
 
         saved = find_run(Path(_value_of("out", args) or "checkpoints"), chosen["resume"]).config
         return typing.cast(T, _as_options(with_values(saved, toml)))
     if chosen["from"] is not None:
-        from myllm.checkpoint import find_run
+        from myllm.run_folder import find_run
 
         begun = find_run(Path(_value_of("out", args) or "checkpoints"), chosen["from"]).config
         start = dataclasses.replace(default_config(begun.preset, "cpu"), model=begun.model)

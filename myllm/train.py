@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from myllm.acceleration import checked_device, compile_blocks, compiling_pays, uncompiled
-from myllm.checkpoint import Checkpoint, RunFolder
+from myllm.checkpoint import Checkpoint
 from myllm.config import TrainConfig
 from myllm.dataset import TextDataset, batch_number
 from myllm.debug import StepProfiler
@@ -38,6 +38,7 @@ from myllm.evaluate import Evaluation, evaluate
 from myllm.model import GPTModel
 from myllm.optim import load_optimizer_tensors, optimizer_tensors
 from myllm.progress import Metrics, Progress
+from myllm.run_folder import RunFolder
 from myllm.saving import BackgroundSaver
 from myllm.signals import Deferred
 from myllm.update import Updater
@@ -172,7 +173,7 @@ class Trainer:
             precision = autocast(self.device, self.dtype)
             compile_blocks(self.model.train(), tokens.to(self.device), precision)
         if self.run is not None and self.config.on_nonfinite == "rollback":
-            if not self.run.steps():
+            if not self.run.checkpoints.steps():
                 self.save()  # something to roll back to
         self.observer.on_start(self)
 
@@ -214,7 +215,7 @@ class Trainer:
         assert self._saver is not None
         self._saver.join()
         failed_step = self.step
-        self._restore(self.run.load("last"))
+        self._restore(self.run.checkpoints.load("last"))
         self.progress.skipped, self.progress.rate_scale = skipped, ROLLBACK_RATE
         self.updater.set_schedule(self.step, ROLLBACK_RATE)
         log.warning("%s", str(error).partition(";")[0])
@@ -351,13 +352,13 @@ class Trainer:
         """
         assert self.run is not None
         self.run.lock()
-        if not self.run.steps():
+        if not self.run.checkpoints.steps():
             log.info("%s has no checkpoint yet: it begins at step 0", self.run.name)
             self.run.restore_files(None)
             return
-        checkpoint = self.run.load("last")
+        checkpoint = self.run.checkpoints.load("last")
         for what, wanted in self.fingerprint.items():
-            saved = str(checkpoint.facts.get(what))
+            saved = str(checkpoint.metadata.get(what))
             if saved != wanted:
                 raise InputError(
                     f"cannot resume {self.run.name}: its {what} was another one "
@@ -366,10 +367,10 @@ class Trainer:
                 )
         now = {"torch": torch.__version__, "threads": torch.get_num_threads()}
         for what, value in now.items():
-            if checkpoint.facts.get(what) != value:
+            if checkpoint.metadata.get(what) != value:
                 log.warning(
                     "%s: %s when it was saved, %s now; the run goes on, though not bit for bit as "
-                    "it would have", what, checkpoint.facts.get(what), value,
+                    "it would have", what, checkpoint.metadata.get(what), value,
                 )  # fmt: skip
         self._restore(checkpoint)
 
@@ -386,7 +387,8 @@ class Trainer:
                 self.updater.scaler.load_state_dict(checkpoint.state["scaler"])
         except (KeyError, TypeError) as error:
             raise CheckpointError(
-                f"{self.run.folder(checkpoint.step)} was saved by another version: {error}"
+                f"{self.run.checkpoints.folder(checkpoint.step)} was saved by another version: "
+                f"{error}"
             ) from None
         self.updater.set_schedule(self.step, self.progress.rate_scale)
         self.run.restore_files(checkpoint)

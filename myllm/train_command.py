@@ -16,10 +16,9 @@ from typing import IO, cast
 import torch
 from rich.console import Console
 
-from myllm.checkpoint import CONFIG, RunFolder, find_run
+from myllm.checkpoint import CONFIG
 from myllm.config import GPTConfig, RunConfig, SamplingConfig, TrainConfig, flat_values, from_toml
 from myllm.corpora import download_corpus, python_docs
-from myllm.data import TokenFile, fitting_context, prepare
 from myllm.dataset import TextDataset
 from myllm.device import choose_attention, choose_device
 from myllm.display import PatientStream, TrainingDisplay
@@ -29,9 +28,12 @@ from myllm.memory import check_memory
 from myllm.model import ATTENTIONS, GPTModel
 from myllm.optim import OPTIMIZERS, SCHEDULES, learning_rate_factor
 from myllm.options import TrainOptions, plain_text_config
+from myllm.prepare import prepare
 from myllm.progress import Progress
 from myllm.recipe import fit_to_time
+from myllm.run_folder import RunFolder, find_run
 from myllm.sources import text_name
+from myllm.token_file import TokenFile, fitting_context
 from myllm.tokenizer import TOKENIZERS
 from myllm.train import Trainer
 from myllm.weights import load_weights
@@ -135,15 +137,17 @@ def _check_same_shape(begun: RunFolder, model: GPTConfig) -> None:
 
 
 def _begin_with(run: RunFolder, trainer: Trainer) -> None:
-    load_weights(trainer.model, run.load("best", with_optimizer=False))
+    load_weights(trainer.model, run.checkpoints.load("best", with_optimizer=False))
     loss = trainer.evaluate().loss
     log.info("begun with the model of %s: validation loss %.4f on this text", run.name, loss)
 
 
 def _resumed(options: TrainOptions, config: RunConfig) -> tuple[Trainer, TokenFile]:
     run = find_run(Path(options.out), options.resume)
-    newest = run.newest_good()  # its copy is verified; the run's own may have been edited since
-    saved = run.config if newest is None else from_toml(run.folder(newest) / CONFIG)
+    newest = (
+        run.checkpoints.newest_good()
+    )  # its copy is verified; the run's own may have been edited since
+    saved = run.config if newest is None else from_toml(run.checkpoints.folder(newest) / CONFIG)
     new, old = flat_values(config), flat_values(saved)
     fixed = [
         "preset",
@@ -164,7 +168,7 @@ def _resumed(options: TrainOptions, config: RunConfig) -> tuple[Trainer, TokenFi
             log.warning("%s changes from %s to %s", name, old[name], value)
     token_file = prepare(config.text, config.model.vocab_size, run.tokenizer)
     trainer = _build_trainer(config, token_file)
-    if config.from_run and not run.steps():
+    if config.from_run and not run.checkpoints.steps():
         _begin_with(find_run(Path(options.out), config.from_run), trainer)
     trainer.attach(run)
     trainer.resume()

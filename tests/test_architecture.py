@@ -9,8 +9,18 @@ import pytest
 
 ROOT = Path(__file__).parent.parent / "myllm"
 LOW = {"errors", "registry", "config", "tokenizer", "tokenizer_base", "imported_tokenizer"}
-MIDDLE = LOW | {"model", "optim", "device", "sources", "data", "dataset", "debug", "corpora"}
-HIGH = MIDDLE | {"checkpoint", "weights", "evaluate", "acceleration", "progress"}
+MIDDLE = LOW | {
+    "model",
+    "optim",
+    "device",
+    "sources",
+    "prepare",
+    "token_file",
+    "dataset",
+    "debug",
+    "corpora",
+}
+HIGH = MIDDLE | {"checkpoint", "run_folder", "weights", "evaluate", "acceleration", "progress"}
 MAY_IMPORT: dict[str, set[str]] = {
     "__init__": set(),
     "__main__": {"cli"},
@@ -21,29 +31,41 @@ MAY_IMPORT: dict[str, set[str]] = {
     "imported_tokenizer": {"errors", "tokenizer_base"},
     "tokenizer": {"errors", "imported_tokenizer", "tokenizer_base"},
     "families": {"config", "errors", "registry"},
-    "huggingface": LOW | {"checkpoint", "families", "model", "progress", "storage"},
+    "huggingface": LOW
+    | {
+        "atomic",
+        "checkpoint",
+        "families",
+        "model",
+        "progress",
+        "run_folder",
+        "safetensors_adapter",
+    },
     "gguf_tokenizer": LOW,
-    "gguf_file": LOW | {"checkpoint", "families", "gguf_tokenizer", "model", "storage"},
-    "onnx_folder": LOW | {"checkpoint", "huggingface", "model", "storage", "weights"},
-    "export_check": LOW | {"checkpoint", "machine", "model", "weights"},
+    "gguf_file": LOW | {"run_folder", "families", "gguf_tokenizer", "model", "atomic"},
+    "onnx_folder": LOW | {"run_folder", "huggingface", "model", "atomic", "weights"},
+    "export_check": LOW | {"run_folder", "machine", "model", "weights"},
     "device": {"config", "errors", "registry"},
     "model": {"config", "errors", "registry"},
     "optim": {"config", "errors", "registry"},
     "debug": set(),
     "corpora": {"errors", "registry"},
     "sources": {"config", "errors", "registry"},
-    "storage": {"errors", "registry"},
+    "atomic": {"errors", "registry"},
     "signals": {"errors", "registry"},
-    "data": LOW | {"sources", "storage"},
+    "safetensors_adapter": set(),
+    "token_file": LOW | {"atomic"},
+    "prepare": LOW | {"atomic", "sources", "token_file"},
     "dataset": {"errors", "registry"},
-    "checkpoint": LOW | {"progress", "storage"},
-    "weights": LOW | {"checkpoint", "model"},
-    "saving": {"checkpoint", "errors"},
-    "verification": LOW | {"checkpoint", "progress", "storage"},
+    "checkpoint": {"atomic", "errors", "safetensors_adapter"},
+    "run_folder": LOW | {"atomic", "checkpoint", "progress"},
+    "weights": LOW | {"checkpoint", "model", "run_folder"},
+    "saving": {"checkpoint", "errors", "run_folder"},
+    "verify": LOW | {"atomic", "checkpoint", "progress", "run_folder"},
     "progress": {"debug"},
     "evaluate": LOW | {"model"},
     "acceleration": LOW | {"model", "evaluate"},
-    "generate": LOW | {"model", "device", "checkpoint", "weights"},
+    "generate": LOW | {"model", "device", "run_folder", "weights"},
     "chat": LOW | {"generate"},
     "harness": LOW | {"generate"},
     "update": LOW | {"model", "optim", "device", "debug", "evaluate"},
@@ -54,10 +76,18 @@ MAY_IMPORT: dict[str, set[str]] = {
     "recipe": HIGH | {"benchmark"},
     "display": {"progress", "train"},
     "train_command": HIGH | {"display", "generate", "memory", "options", "recipe", "train"},
-    "options": {"config", "errors", "registry", "device", "checkpoint"},
+    "options": {"config", "errors", "registry", "device", "run_folder"},
     "cli": {path.stem for path in ROOT.glob("*.py")},
 }
-WITHOUT_TORCH = LOW | {"corpora", "machine", "sources", "storage", "signals", "data"}
+WITHOUT_TORCH = LOW | {
+    "corpora",
+    "machine",
+    "sources",
+    "atomic",
+    "signals",
+    "prepare",
+    "token_file",
+}
 
 
 def tree_of(room: str) -> ast.Module:

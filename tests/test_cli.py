@@ -248,7 +248,9 @@ class TestHappyPaths:
 
     def test_second_training_reuses_the_tokens(self, place, run, monkeypatch):
         """The same text is not prepared twice."""
-        monkeypatch.setattr("myllm.data._write_tokens", lambda *_: pytest.fail("prepared again"))
+        monkeypatch.setattr(
+            "myllm.prepare._write_tokens", lambda *_: pytest.fail("prepared again")
+        )
         assert run("train", "story.txt", *TINY).code == 0
 
     def test_train_on_standard_input_and_resume(self, here, run, monkeypatch):
@@ -740,7 +742,7 @@ class TestFullDisk:
             Path(path).write_bytes(b"half")
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr("myllm.checkpoint.save_file", half)
+        monkeypatch.setattr("myllm.checkpoint.write_tensors", half)
         result = run("train", "--resume", "story", "--max-steps", "9")
         assert_refused(result, 4, "bytes", announced=len(result.lines) - 1)
         kept = {name: value for name, value in before.items() if name.startswith("step-")}
@@ -767,8 +769,8 @@ class TestFullDisk:
         def full(*args):
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr("myllm.data._batches", full)
-        assert_refused(run("train", "story.txt", *TINY), 4, "room")
+        monkeypatch.setattr("myllm.prepare._batches", full)
+        assert_refused(run("train", "story.txt", *TINY), 4, "space")
         assert not leftovers()
 
 

@@ -22,7 +22,7 @@ from tokenizers import Regex
 from tokenizers import Tokenizer as Engine
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from myllm.checkpoint import Checkpoint, RunFolder
+from myllm.checkpoint import Checkpoint
 from myllm.cli import main
 from myllm.config import RunConfig, SamplingConfig, default_config
 from myllm.device import host_copies
@@ -36,6 +36,7 @@ from myllm.imported_tokenizer import ImportedTokenizer
 from myllm.model import GPTModel
 from myllm.onnx_folder import export_onnx
 from myllm.progress import Progress
+from myllm.run_folder import RunFolder
 from myllm.tokenizer import BPETokenizer, CharTokenizer, Tokenizer
 from myllm.weights import load_model, model_tensors
 
@@ -65,7 +66,9 @@ def make_run(folder: Path, tokenizer: Tokenizer, preset: str = "modern", **chang
     run = RunFolder.create(folder, "run", RunConfig(preset=preset, model=model_config), tokenizer)
     state = {"progress": Progress(best_loss=2.0, best_bits_per_byte=1.0).to_json(), "scaler": {}}
     weights = host_copies(model_tensors(model))
-    run.save(Checkpoint(7, weights, {}, state, {"text": "ab"}, run.small_files()), True, 2)
+    run.checkpoints.save(
+        Checkpoint(7, weights, {}, state, {"text": "ab"}, run.small_files()), True, 2
+    )
     return run
 
 
@@ -133,7 +136,7 @@ class TestHuggingFace:
         found = compare(run, tmp_path / "hf", "hf")
         assert found is not None and found.equal
         again = import_huggingface(tmp_path / "hf", tmp_path, "again")
-        assert again.load().model.keys() == run.load().model.keys()
+        assert again.checkpoints.load().model.keys() == run.checkpoints.load().model.keys()
 
     def test_a_layout_of_nobody_is_refused_by_name(self, tmp_path, bpe):
         run = make_run(tmp_path, bpe, "modern", norm="layernorm")
@@ -470,7 +473,7 @@ class TestImport:
 
     def test_bfloat16_stays(self, tmp_path, foreign):
         run = import_huggingface(foreign("qwen3", torch.bfloat16), tmp_path, "in")
-        assert {t.dtype for t in run.load().model.values()} == {torch.bfloat16}
+        assert {t.dtype for t in run.checkpoints.load().model.values()} == {torch.bfloat16}
         assert load_model(run)[0].token_embedding.weight.dtype == torch.bfloat16
 
     def test_sentencepiece_like_tokenizer(self, tmp_path):

@@ -230,14 +230,15 @@ class TestChat:
         """Editing and history work: an edited line, then the line before by the up key."""
         import pexpect
 
-        from myllm.checkpoint import Checkpoint, RunFolder
+        from myllm.checkpoint import Checkpoint
         from myllm.config import RunConfig
+        from myllm.run_folder import RunFolder
         from myllm.weights import model_tensors
 
         config = RunConfig(model=writer.model.config)
         run = RunFolder.create(tmp_path, "run", config, writer.tokenizer)
         weights, files = model_tensors(writer.model), run.small_files()
-        run.save(Checkpoint(1, weights, {}, {}, {}, files), True, 2)
+        run.checkpoints.save(Checkpoint(1, weights, {}, {}, {}, files), True, 2)
         child = pexpect.spawn(
             sys.executable,
             ["-m", "myllm", "chat", "--run", str(run.path), "--max-new-tokens", "3"],

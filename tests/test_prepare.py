@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from text_files import char_prepare, documents, words, write
 
-from myllm import data
+from myllm import prepare as room
 from myllm.config import DataConfig
-from myllm.data import prepare
 from myllm.errors import DiskFullError, InputError
+from myllm.prepare import prepare
 from myllm.tokenizer import CharTokenizer
 
 
@@ -22,7 +22,7 @@ class TestReuse:
         """The second call gives the same folder and writes nothing."""
         path = write("a.txt", words(3000))
         first = char_prepare(path)
-        monkeypatch.setattr(data, "_write_tokens", lambda *_: pytest.fail("prepared again"))
+        monkeypatch.setattr(room, "_write_tokens", lambda *_: pytest.fail("prepared again"))
         second = char_prepare(path)
         assert second.folder == first.folder
         assert np.array_equal(second.tokens(), first.tokens())
@@ -105,13 +105,13 @@ class TestFailure:
     @pytest.mark.parametrize("out", [None, "out"])
     def test_failing_halfway_leaves_nothing(self, folder, monkeypatch, error, raised, out):
         """What stops in the middle leaves neither a folder nor a part of one."""
-        whole = data._batches
+        whole = room._batches
 
         def half(*args):
             yield next(whole(*args))
             raise error
 
-        monkeypatch.setattr(data, "_batches", half)
+        monkeypatch.setattr(room, "_batches", half)
         write("a.txt", words(5000))
         with pytest.raises(raised):
             prepare(DataConfig(("a.txt",)), 300, out=Path(out) if out else None)
@@ -129,7 +129,7 @@ MEMORY_PROGRAM = """
     import random, sys
     from pathlib import Path
     from myllm.config import DataConfig
-    from myllm.data import prepare
+    from myllm.prepare import prepare
     rng = random.Random(1)
     letters = "aaabcddeeeefghiiijklmnnooopqrrsssttuvwxyz"
     vocabulary = ["".join(rng.choices(letters, k=rng.randint(1, 11))) for _ in range(50_000)]
@@ -159,7 +159,7 @@ def test_memory_stays_bounded(tmp_path):
         capture_output=True,
         text=True,
         timeout=900,
-        env={**os.environ, "PYTHONPATH": str(Path(data.__file__).parents[1])},
+        env={**os.environ, "PYTHONPATH": str(Path(room.__file__).parents[1])},
     )
     assert done.returncode == 0, done.stderr
     peak_bytes = int(done.stdout.split()[-1])

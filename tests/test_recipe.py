@@ -8,11 +8,11 @@ import pytest
 
 from myllm import recipe as room
 from myllm.benchmark import Timing
-from myllm.checkpoint import RunFolder
 from myllm.cli import main
 from myllm.config import default_config, with_values
 from myllm.errors import ConfigError
 from myllm.recipe import fit_to_time, recipe
+from myllm.run_folder import RunFolder
 
 BUDGETS = [10.0**k for k in range(9, 21)]
 

@@ -12,9 +12,10 @@ import pytest
 from text_files import char_prepare, documents, prepared_folders, words, write
 
 from myllm.config import DataConfig
-from myllm.data import MIN_TOKENS, encode_file, prepare
 from myllm.errors import ConfigError, InputError
+from myllm.prepare import encode_file, prepare
 from myllm.sources import find_sources, text_name
+from myllm.token_file import MIN_TOKENS
 from myllm.tokenizer import BPETokenizer
 
 

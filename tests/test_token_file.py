@@ -1,7 +1,6 @@
 """Token files: their split, and what is noticed when they are damaged."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,8 +9,9 @@ from hypothesis import strategies as st
 from text_files import char_prepare, words, write
 
 from myllm.config import VAL_SPLITS, DataConfig
-from myllm.data import MIN_TOKENS, fitting_context, open_token_file, prepare, split_ranges
 from myllm.errors import InputError
+from myllm.prepare import prepare
+from myllm.token_file import MIN_TOKENS, fitting_context, open_token_file, split_ranges
 from myllm.tokenizer import CharTokenizer
 
 

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 import torch
 
-from myllm.checkpoint import RunFolder
 from myllm.config import DataConfig, RunConfig, TrainConfig
 from myllm.dataset import TextDataset
 from myllm.errors import InputError, Interrupted, NonFiniteError, OutOfMemoryError
 from myllm.evaluate import IGNORED, cross_entropy, evaluate, language_loss
 from myllm.model import GPTModel
+from myllm.run_folder import RunFolder
 from myllm.train import Observer, Trainer
 
 CONFIG = TrainConfig(
@@ -246,8 +246,8 @@ class TestTrainer:
         config = dataclasses.replace(CONFIG, keep=10, learning_rate=0.5, optimizer="adamw")
         build(tokens, model_config, config, run).train()
         losses = {record["step"]: record["val_loss"] for record in run.metrics()}
-        assert run.best_step() == min(losses, key=lambda step: losses[step])
-        assert run.newest_good() == 12
+        assert run.checkpoints.best_step() == min(losses, key=lambda step: losses[step])
+        assert run.checkpoints.newest_good() == 12
 
     def test_nonfinite_stops_before_the_update(self, tokens, model_config):
         class Poison(Observer):

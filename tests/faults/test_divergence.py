@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from myllm.checkpoint import RunFolder
 from myllm.config import RunConfig, TrainConfig
 from myllm.dataset import TextDataset, batch_number
 from myllm.debug import LossWatch
 from myllm.errors import NonFiniteError, OutOfMemoryError
 from myllm.model import GPTModel
+from myllm.run_folder import RunFolder
 from myllm.train import Trainer
 
 CONFIG = TrainConfig(

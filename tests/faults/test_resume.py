@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 import torch
 
-from myllm.checkpoint import RunFolder
 from myllm.config import RunConfig, TrainConfig
 from myllm.dataset import TextDataset
 from myllm.errors import Interrupted
 from myllm.model import GPTModel
 from myllm.optim import SCHEDULES
+from myllm.run_folder import RunFolder
 from myllm.train import Observer, Trainer
 
 BASE = TrainConfig(
