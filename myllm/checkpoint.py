@@ -30,7 +30,7 @@ from torch import Tensor
 
 from myllm.config import RunConfig, from_toml, to_toml
 from myllm.errors import CheckpointError, InputError
-from myllm.progress import read_records
+from myllm.metrics import read_records
 from myllm.storage import (
     TEMPORARY,
     Damaged,

@@ -23,7 +23,7 @@ from myllm.errors import InputError
 from myllm.families import FAMILIES, Entry, Family, family_of, to_foreign
 from myllm.imported_tokenizer import ImportedTokenizer
 from myllm.model import GPTModel
-from myllm.progress import Progress
+from myllm.state import TrainState
 from myllm.storage import Damaged, finished_folder, read_file, write_errors
 from myllm.tokenizer import Tokenizer
 
@@ -230,7 +230,7 @@ def import_huggingface(folder: Path, out: Path, name: str) -> RunFolder:
         )
     weights = _read_weights(folder, family, model_config)
     run = RunFolder.create(out, name, RunConfig(preset="modern", model=model_config), tokenizer)
-    state = {"progress": Progress().to_json(), "scaler": {}}
+    state = {"progress": TrainState().to_json(), "scaler": {}}
     facts = {"tokenizer": tokenizer.content_hash, "imported_from": folder.name}
     run.save(Checkpoint(0, weights, {}, state, facts, run.small_files()), is_best=True, keep=2)
     return run

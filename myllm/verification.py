@@ -9,7 +9,7 @@ from pathlib import Path
 from myllm.checkpoint import CONFIG, MANIFEST, METRICS, TOKENIZER, RunFolder
 from myllm.config import from_toml
 from myllm.errors import InputError
-from myllm.progress import read_records
+from myllm.metrics import read_records
 from myllm.storage import Damaged, check_files, foreign_files, read_file
 from myllm.tokenizer import Tokenizer
 

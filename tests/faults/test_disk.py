@@ -7,11 +7,11 @@ import time
 
 import pytest
 
-from myllm import saving
+from myllm import saver as saver_module
 from myllm.checkpoint import Checkpoint, RunFolder
 from myllm.config import RunConfig
 from myllm.errors import DiskFullError
-from myllm.saving import BackgroundSaver
+from myllm.saver import BackgroundSaver
 from myllm.storage import disk
 
 
@@ -65,7 +65,7 @@ class TestBackgroundSaver:
             real(path, *rest)
 
         monkeypatch.setattr(disk, "make_folder", fail)
-        monkeypatch.setattr(saving, "RETRY_SECONDS", 0.01)
+        monkeypatch.setattr(saver_module, "RETRY_SECONDS", 0.01)
         saver = BackgroundSaver(run, 2, wait_for_room=True)
         saver.save(Checkpoint(1, {}, {}, {}), True)
         time.sleep(0.1)

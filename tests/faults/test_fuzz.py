@@ -27,7 +27,7 @@ from myllm.data import encode_file, open_token_file, prepare
 from myllm.errors import MyLLMError
 from myllm.huggingface import export_huggingface, import_huggingface
 from myllm.model import GPTModel
-from myllm.progress import Progress
+from myllm.state import TrainState
 from myllm.storage import sealed_folder
 from myllm.tokenizer import BPETokenizer, CharTokenizer, Tokenizer
 from myllm.weights import load_model, model_tensors
@@ -107,7 +107,7 @@ class Targets:
             folder, "theirs", RunConfig(model=shape), BPETokenizer.from_dict(self.bpe)
         )
         weights = model_tensors(GPTModel(shape))
-        state = {"progress": Progress().to_json()}
+        state = {"progress": TrainState().to_json()}
         theirs.save(Checkpoint(1, weights, {}, state, {}, theirs.small_files()), True, 2)
         export_huggingface(theirs, folder / "hf")
         self.foreign = {p.name: p.read_bytes() for p in (folder / "hf").iterdir()}
