@@ -24,8 +24,8 @@ from comparison import report
 from myllm.checkpoint import Checkpoint
 from myllm.config import RunConfig, default_config
 from myllm.model import GPTModel
-from myllm.progress import Progress
 from myllm.run_folder import RunFolder
+from myllm.state import TrainState
 from myllm.tokenizer import CharTokenizer
 from myllm.weights import model_tensors
 
@@ -98,7 +98,7 @@ def make_run(folder: Path, n_parameters: float, preset: str = "modern") -> RunFo
         shapes = {name: t.shape for name, t in model_tensors(GPTModel(shape)).items()}
     weights = {name: 0.02 * torch.randn(size) for name, size in shapes.items()}
     run = RunFolder.create(folder, "run", RunConfig(preset=preset, model=shape), tokenizer)
-    state = {"progress": Progress().to_json(), "scaler": {}}
+    state = {"progress": TrainState().to_json(), "scaler": {}}
     run.checkpoints.save(Checkpoint(1, weights, {}, state, {}, run.small_files()), True, 2)
     return run
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from myllm.config import GPTConfig, TrainConfig
+from myllm.dataset import Batch
 from myllm.device import (
     autocast,
     choose_attention,
@@ -18,7 +19,7 @@ from myllm.device import (
     peak_memory_bytes,
     synchronize,
 )
-from myllm.evaluate import language_loss
+from myllm.loss import mean_loss
 from myllm.model import GPTModel, KVCache
 from myllm.optim import build_optimizer
 
@@ -74,6 +75,7 @@ def benchmark_training_step(
 ) -> Timing:
     """Times whole training steps: forward, loss, backward, update. Changes the weights."""
     tokens = _random_tokens(model, batch_size, seq_len)
+    batch = Batch(tokens, tokens, torch.ones_like(tokens, dtype=torch.bool))
     device = tokens.device
     optimizer = build_optimizer(model, config)
     precision = choose_dtype(device, config.dtype)
@@ -81,7 +83,7 @@ def benchmark_training_step(
 
     def step() -> None:
         with autocast(device, precision):
-            loss = language_loss(model, tokens, tokens)
+            loss = mean_loss(model, batch)
         loss.backward()
         optimizer.step()
         model.zero_grad(set_to_none=True)

@@ -155,7 +155,7 @@ def verify(options: VerifyOptions) -> None:
 
 
 def inspect_batch(options: InspectBatchOptions) -> None:
-    """Prints the windows of a batch."""
+    """Prints the sequences of a batch."""
     from myllm.dataset import TextDataset
     from myllm.display import printable
     from myllm.prepare import prepare
@@ -169,8 +169,8 @@ def inspect_batch(options: InspectBatchOptions) -> None:
     tokens, T = token_file.tokens(), config.model.context_length
     batch_size = config.train.batch_size * config.train.accumulation_steps
     dataset = TextDataset(tokens, token_file.train_ranges, T, batch_size, config.train.seed)
-    for i, start in enumerate(dataset.window_starts(options.step)):
-        print(f"--- window {i}: tokens {start:,} to {start + T:,} of {len(tokens):,}")
+    for i, start in enumerate(dataset.sequence_starts(options.step)):
+        print(f"--- sequence {i}: tokens {start:,} to {start + T:,} of {len(tokens):,}")
         text = tokenizer.decode([int(token) for token in tokens[start : start + T + 1]])
         print(printable(text))
 

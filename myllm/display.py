@@ -16,8 +16,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from myllm.progress import Metrics
-from myllm.train import Observer, Trainer
+from myllm.metrics import Metrics
+from myllm.observer import Observer
 
 
 class TrainingDisplay(Observer):
@@ -40,8 +40,8 @@ class TrainingDisplay(Observer):
         self._started = 0.0
         self._val_loss = ""
 
-    def on_start(self, trainer: Trainer) -> None:
-        self._max_steps, self._first_step = trainer.config.max_steps, trainer.step
+    def on_start(self, step: int, max_steps: int) -> None:
+        self._max_steps, self._first_step = max_steps, step
         self._started = time.monotonic()
         if self.quiet or not self.console.is_terminal:
             return
@@ -54,9 +54,7 @@ class TrainingDisplay(Observer):
             expand=True,
             transient=True,
         )
-        self._task = self._progress.add_task(
-            "starting", total=trainer.config.max_steps, completed=trainer.step
-        )
+        self._task = self._progress.add_task("starting", total=max_steps, completed=step)
         self._progress.start()
 
     def on_step(self, step: int, loss: float, tokens_per_second: float) -> None:

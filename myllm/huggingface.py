@@ -23,9 +23,9 @@ from myllm.errors import InputError
 from myllm.families import FAMILIES, Entry, Family, family_of, to_foreign
 from myllm.imported_tokenizer import ImportedTokenizer
 from myllm.model import GPTModel
-from myllm.progress import Progress
 from myllm.run_folder import RunFolder
 from myllm.safetensors_adapter import read_tensors, write_tensors
+from myllm.state import TrainState
 from myllm.tokenizer import Tokenizer
 
 SHARD_BYTES = 5 * 10**9  # what the Hub asks for
@@ -231,7 +231,7 @@ def import_huggingface(folder: Path, out: Path, name: str) -> RunFolder:
         )
     weights = _read_weights(folder, family, model_config)
     run = RunFolder.create(out, name, RunConfig(preset="modern", model=model_config), tokenizer)
-    state = {"progress": Progress().to_json(), "scaler": {}}
+    state = {"progress": TrainState().to_json(), "scaler": {}}
     facts = {"tokenizer": tokenizer.content_hash, "imported_from": folder.name}
     run.checkpoints.save(
         Checkpoint(0, weights, {}, state, facts, run.small_files()), is_best=True, keep=2

@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from myllm.config import GPTConfig, TrainConfig
+from myllm.dataset import Batch
 from myllm.device import autocast, choose_dtype
 from myllm.errors import OutOfMemoryError
-from myllm.evaluate import language_loss
+from myllm.loss import language_loss
 from myllm.machine import available_memory_bytes
 from myllm.model import GPTModel
 from myllm.optim import parameter_groups
@@ -47,12 +48,12 @@ def estimate_training_memory(
     precision = autocast(torch.device("cpu"), choose_dtype(device, config.dtype))
     with FakeTensorMode():
         model = GPTModel(model_config)
-        model.recompute = config.activation_checkpointing
+        model.activation_checkpointing = config.activation_checkpointing
         shape = (config.batch_size, model_config.context_length)
         tokens = torch.zeros(shape, dtype=torch.long)
         own = {t.untyped_storage()._cdata for t in (*model.parameters(), *model.buffers())}
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), precision:
-            language_loss(model, tokens, tokens)
+            language_loss(model, Batch(tokens, tokens, torch.ones_like(tokens, dtype=torch.bool)))
     sizes = {key: t.untyped_storage().nbytes() for key, t in kept.items() if key not in own}
     activations = sum(sizes.values()) + 2 * max(sizes.values())  # and the gradient of the last
     state, update = _optimizer_bytes(model, config)
@@ -75,8 +76,8 @@ def check_memory(model_config: GPTConfig, config: TrainConfig, device: torch.dev
     if device.type != "cpu" or available is None:
         return
     L, C, V = model_config.n_layers, model_config.d_model, model_config.vocab_size
-    windows = config.batch_size * model_config.context_length
-    if 16 * (12 * L * C + V) * C + 100 * L * windows * C < available / 3:
+    n_tokens = config.batch_size * model_config.context_length
+    if 16 * (12 * L * C + V) * C + 100 * L * n_tokens * C < available / 3:
         return  # far from it: spare the second that a close look takes
     needed = estimate_training_memory(model_config, config, device, saving=True)
     if needed > available:

@@ -326,7 +326,9 @@ class GPTModel(nn.Module):
         """
         super().__init__()
         self.config = config.validate()
-        self.recompute = False  # blocks run again in the backward pass instead of being kept
+        self.activation_checkpointing = (
+            False  # blocks run again in the backward pass instead of being kept
+        )
         if config.vocab_size < 1:
             raise ConfigError("vocab_size 0: a model needs the size of its tokenizer's vocabulary")
         self.token_embedding = nn.Embedding(config.vocab_size, config.d_model)
@@ -385,7 +387,7 @@ class GPTModel(nn.Module):
             x = x + self.position_embedding.weight[start : start + T]
         x = self.dropout(x)
         for block in self.blocks:
-            if self.recompute and self.training:
+            if self.activation_checkpointing and self.training:
                 x = checkpoint(block, x, self.rotary, use_reentrant=False)
             else:
                 x = block(x, self.rotary, cache)

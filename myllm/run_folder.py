@@ -39,7 +39,7 @@ from myllm.checkpoint import (
 )
 from myllm.config import RunConfig, from_toml, to_toml
 from myllm.errors import InputError
-from myllm.progress import read_records
+from myllm.metrics import read_records
 from myllm.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)

@@ -29,10 +29,10 @@ from myllm.model import ATTENTIONS, GPTModel
 from myllm.optim import OPTIMIZERS, SCHEDULES, learning_rate_factor
 from myllm.options import TrainOptions, plain_text_config
 from myllm.prepare import prepare
-from myllm.progress import Progress
 from myllm.recipe import fit_to_time
 from myllm.run_folder import RunFolder, find_run
 from myllm.sources import text_name
+from myllm.state import TrainState
 from myllm.token_file import TokenFile, fitting_context
 from myllm.tokenizer import TOKENIZERS
 from myllm.train import Trainer
@@ -260,7 +260,7 @@ def _say_plan(console: Console, trainer: Trainer, token_file: TokenFile) -> None
     console.print(f"saved   in {trainer.run.path}")
 
 
-def _say_result(console: Console, run: RunFolder, progress: Progress, out: str) -> None:
+def _say_result(console: Console, run: RunFolder, progress: TrainState, out: str) -> None:
     where = f" --out {out}" if out != "checkpoints" else ""
     console.print(
         f"best validation loss {progress.best_loss:.4f} nats per token, "

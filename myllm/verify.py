@@ -10,7 +10,7 @@ from myllm.atomic import Damaged, check_files, foreign_files, read_file
 from myllm.checkpoint import CONFIG, MANIFEST, METRICS, TOKENIZER
 from myllm.config import from_toml
 from myllm.errors import InputError
-from myllm.progress import read_records
+from myllm.metrics import read_records
 from myllm.run_folder import RunFolder
 from myllm.tokenizer import Tokenizer
 

@@ -9,18 +9,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent / "myllm"
 LOW = {"errors", "registry", "config", "tokenizer", "tokenizer_base", "imported_tokenizer"}
-MIDDLE = LOW | {
-    "model",
-    "optim",
-    "device",
-    "sources",
-    "prepare",
-    "token_file",
-    "dataset",
-    "debug",
-    "corpora",
-}
-HIGH = MIDDLE | {"checkpoint", "run_folder", "weights", "evaluate", "acceleration", "progress"}
+MIDDLE = LOW | {"model", "optim", "device", "sources", "data", "dataset", "corpora", "loss"}
+HIGH = MIDDLE | {"checkpoint", "weights", "evaluate", "compile", "metrics", "state"}
 MAY_IMPORT: dict[str, set[str]] = {
     "__init__": set(),
     "__main__": {"cli"},
@@ -48,7 +38,6 @@ MAY_IMPORT: dict[str, set[str]] = {
     "device": {"config", "errors", "registry"},
     "model": {"config", "errors", "registry"},
     "optim": {"config", "errors", "registry"},
-    "debug": set(),
     "corpora": {"errors", "registry"},
     "sources": {"config", "errors", "registry"},
     "atomic": {"errors", "registry"},
@@ -66,15 +55,27 @@ MAY_IMPORT: dict[str, set[str]] = {
     "evaluate": LOW | {"model"},
     "acceleration": LOW | {"model", "evaluate"},
     "generate": LOW | {"model", "device", "run_folder", "weights"},
+    "checkpoint": LOW | {"metrics", "storage"},
+    "weights": LOW | {"checkpoint", "model"},
+    "saver": {"checkpoint", "errors"},
+    "verification": LOW | {"checkpoint", "metrics", "storage"},
+    "metrics": set(),
+    "state": set(),
+    "profiler": set(),
+    "observer": {"errors", "metrics"},
+    "loss": LOW | {"dataset", "model"},
+    "evaluate": LOW | {"dataset", "device", "loss", "model"},
+    "compile": LOW | {"dataset", "loss", "model"},
+    "generate": LOW | {"model", "device", "checkpoint", "weights"},
     "chat": LOW | {"generate"},
     "harness": LOW | {"generate"},
-    "update": LOW | {"model", "optim", "device", "debug", "evaluate"},
-    "train": HIGH | {"saving", "signals", "update"},
+    "step": LOW | {"dataset", "device", "loss", "model", "optim"},
+    "train": HIGH | {"observer", "profiler", "saver", "signals", "step"},
     "benchmark": HIGH,
     "machine": set(),
-    "memory": LOW | {"machine", "model", "device", "evaluate", "optim"},
+    "memory": LOW | {"dataset", "device", "loss", "machine", "model", "optim"},
     "recipe": HIGH | {"benchmark"},
-    "display": {"progress", "train"},
+    "display": {"metrics", "observer"},
     "train_command": HIGH | {"display", "generate", "memory", "options", "recipe", "train"},
     "options": {"config", "errors", "registry", "device", "run_folder"},
     "cli": {path.stem for path in ROOT.glob("*.py")},
@@ -162,7 +163,7 @@ def test_text_files_name_their_encoding(room):
 
 
 @pytest.mark.parametrize(
-    "room", ["tokenizer", "registry", "config", "model", "generate", "display"]
+    "room", ["tokenizer", "registry", "config", "dataset", "model", "generate", "display"]
 )
 def test_examples_in_docstrings(room):
     import doctest

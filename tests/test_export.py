@@ -35,8 +35,8 @@ from myllm.huggingface import export_huggingface, import_huggingface
 from myllm.imported_tokenizer import ImportedTokenizer
 from myllm.model import GPTModel
 from myllm.onnx_folder import export_onnx
-from myllm.progress import Progress
 from myllm.run_folder import RunFolder
+from myllm.state import TrainState
 from myllm.tokenizer import BPETokenizer, CharTokenizer, Tokenizer
 from myllm.weights import load_model, model_tensors
 
@@ -64,7 +64,7 @@ def make_run(folder: Path, tokenizer: Tokenizer, preset: str = "modern", **chang
         for p in model.parameters():
             p.add_(0.1 * torch.randn_like(p))
     run = RunFolder.create(folder, "run", RunConfig(preset=preset, model=model_config), tokenizer)
-    state = {"progress": Progress(best_loss=2.0, best_bits_per_byte=1.0).to_json(), "scaler": {}}
+    state = {"progress": TrainState(best_loss=2.0, best_bits_per_byte=1.0).to_json(), "scaler": {}}
     weights = host_copies(model_tensors(model))
     run.checkpoints.save(
         Checkpoint(7, weights, {}, state, {"text": "ab"}, run.small_files()), True, 2

@@ -105,7 +105,7 @@ class TestGPTModel:
     def test_recomputed_blocks_give_the_same_gradients(self, model_config, dropout):
         model = GPTModel(dataclasses.replace(model_config, dropout=dropout))
         found = []
-        for model.recompute in (False, True):
+        for model.activation_checkpointing in (False, True):
             model.zero_grad()
             torch.manual_seed(4)
             model(random_tokens()).square().mean().backward()

@@ -140,7 +140,7 @@ class TestTokenFiles:
 def test_inspect_batch_shows_what_a_step_learned_from(trained, capsys, longer_text):
     assert main(["inspect-batch", "r", "4"]) == 0
     out = capsys.readouterr().out
-    assert out.count("--- window") == 2
+    assert out.count("--- sequence") == 2
     for line in out.splitlines():
         assert line.startswith("---") or line in longer_text
     assert main(["inspect-batch", "r", "-1"]) == 2

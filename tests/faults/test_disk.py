@@ -7,13 +7,13 @@ import time
 
 import pytest
 
-from myllm import saving
+from myllm import saver as saver_module
 from myllm.atomic import disk
 from myllm.checkpoint import Checkpoint
 from myllm.config import RunConfig
 from myllm.errors import DiskFullError
 from myllm.run_folder import RunFolder
-from myllm.saving import BackgroundSaver
+from myllm.saver import BackgroundSaver
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ class TestBackgroundSaver:
             real(path, *rest)
 
         monkeypatch.setattr(disk, "make_folder", fail)
-        monkeypatch.setattr(saving, "RETRY_SECONDS", 0.01)
+        monkeypatch.setattr(saver_module, "RETRY_SECONDS", 0.01)
         saver = BackgroundSaver(run, 2, wait_for_room=True)
         saver.save(Checkpoint(1, {}, {}, {}), True)
         time.sleep(0.1)

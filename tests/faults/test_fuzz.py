@@ -28,8 +28,8 @@ from myllm.errors import MyLLMError
 from myllm.huggingface import export_huggingface, import_huggingface
 from myllm.model import GPTModel
 from myllm.prepare import encode_file, prepare
-from myllm.progress import Progress
 from myllm.run_folder import RunFolder
+from myllm.state import TrainState
 from myllm.token_file import open_token_file
 from myllm.tokenizer import BPETokenizer, CharTokenizer, Tokenizer
 from myllm.weights import load_model, model_tensors
@@ -109,7 +109,7 @@ class Targets:
             folder, "theirs", RunConfig(model=shape), BPETokenizer.from_dict(self.bpe)
         )
         weights = model_tensors(GPTModel(shape))
-        state = {"progress": Progress().to_json()}
+        state = {"progress": TrainState().to_json()}
         theirs.checkpoints.save(
             Checkpoint(1, weights, {}, state, {}, theirs.small_files()), True, 2
         )

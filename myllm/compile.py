@@ -16,10 +16,10 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
+from myllm.dataset import Batch
 from myllm.errors import ConfigError
-from myllm.evaluate import language_loss
+from myllm.loss import mean_loss
 from myllm.model import GPTModel
 
 log = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ def compiling_pays(device: torch.device, flops: float) -> bool:
 
 
 def compile_blocks(
-    model: GPTModel, tokens: Tensor, precision: AbstractContextManager[object]
+    model: GPTModel, batch: Batch, precision: AbstractContextManager[object]
 ) -> bool:
     """Compiles the blocks in place, which keeps the weights' names.
 
@@ -49,19 +49,19 @@ def compile_blocks(
 
     Args:
         model: in training mode.
-        tokens: (B, T), of the shape that training will have.
+        batch: of the shape that training will have, on the model's device.
         precision: the mixed precision that training will have; re-enterable.
 
     Returns:
         Whether the model is compiled.
     """
     log.info("compiling the model, which takes some seconds (--no-compile leaves it out)")
-    _prepare_compiler(tokens.device)
+    _prepare_compiler(batch.tokens.device)
     try:
-        plain = _loss_and_norm(model, tokens, precision)
+        plain = _loss_and_norm(model, batch, precision)
         for block in model.blocks:
             block.compile(dynamic=False)
-        compiled = _loss_and_norm(model, tokens, precision)
+        compiled = _loss_and_norm(model, batch, precision)
         if not _close(plain, compiled):
             raise ArithmeticError(f"loss {compiled[0]:.4f} instead of {plain[0]:.4f}")
         return True
@@ -84,7 +84,7 @@ def uncompiled() -> Iterator[None]:
 
 
 def checked_device(
-    model: GPTModel, tokens: Tensor, device: torch.device, chosen: bool
+    model: GPTModel, batch: Batch, device: torch.device, chosen: bool
 ) -> torch.device:
     """The device to train on: MPS only where it computes what the CPU computes.
 
@@ -92,7 +92,7 @@ def checked_device(
 
     Args:
         model: on the CPU.
-        tokens: (B, T), a batch to compare on.
+        batch: what to compare on, on the CPU.
         device: the one to check.
         chosen: the user named it: refuse it instead of falling back to the CPU.
 
@@ -101,9 +101,9 @@ def checked_device(
     """
     if device.type != "mps":
         return device
-    expected = _loss_and_norm(model, tokens, nullcontext())
+    expected = _loss_and_norm(model, batch, nullcontext())
     there = copy.deepcopy(model).to(device)
-    found = _loss_and_norm(there, tokens.to(device), nullcontext())
+    found = _loss_and_norm(there, batch.to(device), nullcontext())
     if _close(expected, found):
         return device
     complaint = f"it computes a loss of {found[0]:.4f}, the CPU {expected[0]:.4f}"
@@ -114,12 +114,12 @@ def checked_device(
 
 
 def _loss_and_norm(
-    model: GPTModel, tokens: Tensor, precision: AbstractContextManager[object]
+    model: GPTModel, batch: Batch, precision: AbstractContextManager[object]
 ) -> tuple[float, float]:
     """The loss of a batch and the norm of its gradient, without dropout's influence."""
     torch.manual_seed(0)
     with precision:
-        loss = language_loss(model, tokens, tokens)
+        loss = mean_loss(model, batch)
     loss.backward()
     norm = torch.nn.utils.get_total_norm(
         [p.grad for p in model.parameters() if p.grad is not None]
