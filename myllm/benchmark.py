@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from myllm.cache import KVCache
 from myllm.config import GPTConfig, TrainConfig
 from myllm.device import (
     autocast,
@@ -19,7 +20,7 @@ from myllm.device import (
     synchronize,
 )
 from myllm.evaluate import language_loss
-from myllm.model import GPTModel, KVCache
+from myllm.model import GPTModel
 from myllm.optim import build_optimizer
 
 

@@ -47,7 +47,7 @@ def estimate_training_memory(
     precision = autocast(torch.device("cpu"), choose_dtype(device, config.dtype))
     with FakeTensorMode():
         model = GPTModel(model_config)
-        model.recompute = config.activation_checkpointing
+        model.activation_checkpointing = config.activation_checkpointing
         shape = (config.batch_size, model_config.context_length)
         tokens = torch.zeros(shape, dtype=torch.long)
         own = {t.untyped_storage()._cdata for t in (*model.parameters(), *model.buffers())}

@@ -106,7 +106,7 @@ class Trainer:
         self.dtype = choose_dtype(self.device, config.dtype)
         use_fast_products(self.device)
         self.model = model.to(self.device)
-        self.model.recompute = config.activation_checkpointing
+        self.model.activation_checkpointing = config.activation_checkpointing
         self.train_data, self.val_tokens = train_data, val_tokens
         if config.compile is None:  # decided once: a resumed run does as it did before
             flops = model.estimate_flops_per_token() * self._tokens_per_step * config.max_steps
