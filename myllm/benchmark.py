@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from myllm.cache import KVCache
 from myllm.config import GPTConfig, TrainConfig
 from myllm.dataset import Batch
 from myllm.device import (
@@ -20,7 +21,7 @@ from myllm.device import (
     synchronize,
 )
 from myllm.loss import mean_loss
-from myllm.model import GPTModel, KVCache
+from myllm.model import GPTModel
 from myllm.optim import build_optimizer
 
 

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from myllm.cache import KVCache
 from myllm.errors import MyLLMError
 from myllm.machine import return_freed_memory
-from myllm.model import KVCache
 from myllm.registry import Registry
 from myllm.run_folder import RunFolder
 from myllm.weights import load_model

@@ -16,9 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from myllm.cache import KVCache
 from myllm.config import SamplingConfig
 from myllm.device import choose_device
-from myllm.model import GPTModel, KVCache
+from myllm.model import GPTModel
 from myllm.run_folder import find_run
 from myllm.tokenizer import Tokenizer
 from myllm.weights import load_model
@@ -154,7 +155,7 @@ class TextWindow:
         if start != self.start:
             self.start, self._cache = start, KVCache(self.model.config)
         device = self.model.token_embedding.weight.device
-        unread = ids[start + self._cache.length :]
+        unread = ids[start + (self._cache.lengths or [0])[0] :]
         features = self.model.features(torch.tensor([unread], device=device), self._cache)
         return self.model.lm_head(features[:, -1])[0]  # (V,)
 

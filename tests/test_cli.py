@@ -442,7 +442,7 @@ SHAPE = [
     (["--d-model", "-4"], ["-4", "1"]),
     (["--d-model", "9999999"], ["9999999", "65536"]),
     (["--n-layers", "0"], ["n_layers 0", "1"]),
-    (["--dropout", "1.5"], ["1.5", "below 1"]),
+    (["--dropout", "1.5"], ["1.5", "255/256"]),
     (["--learning-rate", "nan"], ["learning_rate nan", "finite"]),
     (["--learning-rate", "1000"], ["1000", "10"]),
     (["--learning-rate", "fast"], ["learning-rate", "fast"]),

@@ -29,8 +29,8 @@ class Poisoned(GPTModel):
 
     bad: list[torch.Tensor] = []
 
-    def features(self, tokens, cache=None):
-        x = super().features(tokens, cache)
+    def features(self, tokens, cache=None, counts=None):
+        x = super().features(tokens, cache, counts)
         if self.training and any(torch.equal(tokens, sequences) for sequences in self.bad):
             x = x * math.nan
         return x
@@ -162,10 +162,10 @@ class TestMemory:
 
         fits = 2
 
-        def features(self, tokens, cache=None):
+        def features(self, tokens, cache=None, counts=None):
             if len(tokens) > self.fits:
                 raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
-            return super().features(tokens, cache)
+            return super().features(tokens, cache, counts)
 
     def test_smaller_micro_batches_of_the_same_batch(self, make, caplog):
         caplog.set_level(logging.INFO)
