@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -26,9 +27,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "gguf_file": LOW | {"checkpoint", "families", "gguf_tokenizer", "model", "storage"},
     "onnx_folder": LOW | {"checkpoint", "huggingface", "model", "storage", "weights"},
     "export_check": LOW | {"checkpoint", "machine", "model", "weights"},
-    "device": {"config", "errors", "registry"},
+    "torch_adapter": set(),
+    "device": {"config", "errors", "registry", "torch_adapter"},
     "model": {"config", "errors", "registry"},
-    "optim": {"config", "errors", "registry"},
+    "optim": {"config", "errors", "model", "registry", "torch_adapter"},
+    "schedules": {"config", "errors", "registry"},
     "corpora": {"errors", "registry"},
     "sources": {"config", "errors", "registry"},
     "storage": {"errors", "registry"},
@@ -45,18 +48,19 @@ MAY_IMPORT: dict[str, set[str]] = {
     "observer": {"errors", "metrics"},
     "loss": LOW | {"dataset", "model"},
     "evaluate": LOW | {"dataset", "device", "loss", "model"},
-    "compile": LOW | {"dataset", "loss", "model"},
+    "compile": LOW | {"dataset", "loss", "model", "torch_adapter"},
     "generate": LOW | {"model", "device", "checkpoint", "weights"},
     "chat": LOW | {"generate"},
     "harness": LOW | {"generate"},
-    "step": LOW | {"dataset", "device", "loss", "model", "optim"},
+    "step": LOW | {"dataset", "device", "loss", "model", "optim", "schedules", "torch_adapter"},
     "train": HIGH | {"observer", "profiler", "saver", "signals", "step"},
     "benchmark": HIGH,
     "machine": set(),
-    "memory": LOW | {"dataset", "device", "loss", "machine", "model", "optim"},
+    "memory": LOW | {"dataset", "device", "loss", "machine", "model", "optim", "torch_adapter"},
     "recipe": HIGH | {"benchmark"},
     "display": {"metrics", "observer"},
-    "train_command": HIGH | {"display", "generate", "memory", "options", "recipe", "train"},
+    "train_command": HIGH
+    | {"display", "generate", "memory", "options", "recipe", "schedules", "train"},
     "options": {"config", "errors", "registry", "device", "checkpoint"},
     "cli": {path.stem for path in ROOT.glob("*.py")},
 }
@@ -108,6 +112,45 @@ def test_no_circles():
 @pytest.mark.parametrize("room", sorted(WITHOUT_TORCH))
 def test_no_torch_in(room):
     assert not {name for name in imports_of(room) if name.split(".")[0] == "torch"}
+
+
+def private_torch(tree: ast.Module) -> set[str]:
+    """Private names of PyTorch that a room touches: `torch._x`, `from torch.x import _y`, strings
+    that name a private module, and private attributes that PyTorch gives to its objects."""
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        names: list[str] = []
+        if isinstance(node, ast.Attribute):
+            whole = ast.unparse(node)
+            known = node.attr in ("_cdata", "_compiled_call_impl", "_call_impl")
+            names = [f"torch.{whole}" if known else whole]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            names = [node.value] if re.fullmatch(r"torch[\w.]+", node.value) else []
+        found |= {n for n in names if re.match(r"torch\b.*\._(?!_)", n)}
+    return found
+
+
+def test_private_names_of_torch_are_recognised():
+    lines = (
+        "torch._foreach_mul_(a)",
+        "import torch._inductor.config",
+        "x = t._cdata",
+        "from torch._subclasses import a",
+        "from torch.optim import _b",
+        "'torch._dynamo'",
+    )
+    assert all(private_torch(ast.parse(line)) for line in lines)
+    assert not private_torch(ast.parse("torch.__version__; self._torch; torch.optim.adamw"))
+
+
+@pytest.mark.parametrize("room", sorted(set(MAY_IMPORT) - {"torch_adapter"}))
+def test_no_private_names_of_torch_in(room):
+    """They are `torch_adapter`'s, whose tests tell when a new version breaks them."""
+    assert not private_torch(tree_of(room))
 
 
 @pytest.mark.parametrize("room", MAY_IMPORT)
