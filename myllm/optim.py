@@ -72,7 +72,7 @@ class Muon(Optimizer):
             [state["exp_avg_sq"] for state in states],
             [],
             [state.setdefault("step", torch.zeros(())) for state in states],
-            foreach=True,
+            foreach=True,  # fused differs in the last bit: old runs would not resume exactly
             amsgrad=False,
             beta1=BETAS[0],
             beta2=BETAS[1],

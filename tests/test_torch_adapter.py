@@ -12,9 +12,10 @@ from myllm import torch_adapter as adapter
 
 
 @pytest.fixture
-def pair() -> list[list[torch.Tensor]]:
+def pair() -> tuple[list[torch.Tensor], list[torch.Tensor]]:
     rng = torch.Generator().manual_seed(1)
-    return [[torch.randn(n, 3, generator=rng) for n in (2, 5)] for _ in range(2)]
+    first = [torch.randn(n, 3, generator=rng) for n in (2, 5)]
+    return first, [torch.randn_like(x) for x in first]
 
 
 class TestForeach:
@@ -25,14 +26,14 @@ class TestForeach:
 
     def test_add_each(self, pair):
         expected = [x.add(y, alpha=-2.0) for x, y in zip(*pair)]
-        adapter.add_each_(*pair, -2.0)
+        adapter.add_each_(pair[0], pair[1], -2.0)
         assert all(map(torch.equal, pair[0], expected))
 
     def test_lerp_each(self, pair):
         expected = [x.lerp(y, 0.05) for x, y in zip(*pair)]
-        assert all(map(torch.equal, adapter.lerp_each(*pair, 0.05), expected))
+        assert all(map(torch.equal, adapter.lerp_each(pair[0], pair[1], 0.05), expected))
         assert not torch.equal(pair[0][0], expected[0])
-        adapter.lerp_each_(*pair, 0.05)
+        adapter.lerp_each_(pair[0], pair[1], 0.05)
         assert all(map(torch.equal, pair[0], expected))
 
 
