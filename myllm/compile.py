@@ -122,7 +122,7 @@ def _loss_and_norm(
     torch.manual_seed(0)
     with precision:
         loss = mean_loss(model, batch)
-    loss.backward()
+    torch.autograd.backward(loss)
     norm = torch.nn.utils.get_total_norm(
         [p.grad for p in model.parameters() if p.grad is not None]
     )

@@ -42,7 +42,8 @@ def choose_dtype(device: torch.device, name: str | None = None) -> torch.dtype:
     """
     if name is not None:
         check_choice("dtype", name, DTYPE_NAMES)
-        return getattr(torch, name)
+        dtype: torch.dtype = getattr(torch, name)
+        return dtype
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
     if device.type == "cpu" and sys.platform == "linux":

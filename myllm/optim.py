@@ -83,7 +83,7 @@ class Muon(Optimizer):
         )
 
     def _state_of(self, p: Tensor, *names: str) -> dict[str, Tensor]:
-        state = self.state[p]
+        state: dict[str, Tensor] = self.state[p]
         for name in names:
             if name not in state:
                 state[name] = torch.zeros_like(p)

@@ -141,7 +141,7 @@ class TrainStep:
         for micro_batch in batch.split(self.config.accumulation_steps):
             with autocast(self.device, self.dtype):
                 part, count = self.loss(self.model, micro_batch.to(self.device))
-            self.scaler.scale(part / expected).backward()
+            torch.autograd.backward(self.scaler.scale(part / expected))
             nats += part.detach()
             counted += count
         n_targets = int(counted)

@@ -26,8 +26,8 @@ class TestBenchmark:
         monkeypatch.setattr("time.perf_counter", lambda: 0.5 * next(reads))
 
     def test_forward(self, small_model, clock):
-        """By a clock that is known, and PyTorch's own count of operations; the estimate takes vectors for
-        matrices, a fourteenth of so small a model."""
+        """By a clock that is known, and PyTorch's own count of operations; the estimate takes
+        vectors for matrices, a fourteenth of so small a model."""
         before = [p.clone() for p in small_model.parameters()]
         timing = benchmark_forward(small_model, batch_size=2, seq_len=8, n_iterations=3)
         assert (timing.seconds, timing.tokens_per_second) == (0.5, 32.0)
