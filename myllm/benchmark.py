@@ -85,7 +85,7 @@ def benchmark_training_step(
     def step() -> None:
         with autocast(device, precision):
             loss = mean_loss(model, batch)
-        loss.backward()
+        torch.autograd.backward(loss)
         optimizer.step()
         model.zero_grad(set_to_none=True)
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 import logging
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -21,6 +20,7 @@ from myllm.dataset import Batch
 from myllm.errors import ConfigError
 from myllm.loss import mean_loss
 from myllm.model import GPTModel
+from myllm.torch_adapter import compiler_is_loaded, undo_compile
 
 log = logging.getLogger(__name__)
 
@@ -56,18 +56,20 @@ def compile_blocks(
         Whether the model is compiled.
     """
     log.info("compiling the model, which takes some seconds (--no-compile leaves it out)")
-    _prepare_compiler(batch.tokens.device)
+    _keep_compiled_code()
+    # on CPUs, dropout draws as it does uncompiled
+    options = {"fallback_random": batch.tokens.device.type == "cpu"}
     try:
         plain = _loss_and_norm(model, batch, precision)
         for block in model.blocks:
-            block.compile(dynamic=False)
+            block.compile(dynamic=False, options=options)
         compiled = _loss_and_norm(model, batch, precision)
         if not _close(plain, compiled):
             raise ArithmeticError(f"loss {compiled[0]:.4f} instead of {plain[0]:.4f}")
         return True
     except Exception as error:  # the compiler's own errors have no common base
         for block in model.blocks:
-            block._compiled_call_impl = None
+            undo_compile(block)
         reason = (str(error).strip().splitlines() or [""])[0]
         log.warning("not compiled: %s (%s)", type(error).__name__, reason[:100])
         return False
@@ -76,7 +78,7 @@ def compile_blocks(
 @contextmanager
 def uncompiled() -> Iterator[None]:
     """Runs compiled models as they are written: for shapes not worth compiling for."""
-    if "torch._dynamo" not in sys.modules:  # nothing is compiled, and importing it takes 2 s
+    if not compiler_is_loaded():
         yield
         return
     with torch.compiler.set_stance("force_eager"):
@@ -120,7 +122,7 @@ def _loss_and_norm(
     torch.manual_seed(0)
     with precision:
         loss = mean_loss(model, batch)
-    loss.backward()
+    torch.autograd.backward(loss)
     norm = torch.nn.utils.get_total_norm(
         [p.grad for p in model.parameters() if p.grad is not None]
     )
@@ -132,10 +134,7 @@ def _close(expected: tuple[float, float], found: tuple[float, float]) -> bool:
     return all(abs(e - f) <= TOLERANCE * abs(e) for e, f in zip(expected, found))
 
 
-def _prepare_compiler(device: torch.device) -> None:
-    """Keeps compiled code for later runs; on CPUs, lets dropout draw as it does uncompiled."""
-    import torch._inductor.config as inductor
-
+def _keep_compiled_code() -> None:
+    """For later runs."""
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "myllm" / "compiled"
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache))
-    inductor.fallback_random = device.type == "cpu"

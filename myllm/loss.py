@@ -51,8 +51,8 @@ def language_loss(model: GPTModel, batch: Batch) -> tuple[Tensor, Tensor]:
     rows = max(1, LOGITS_AT_ONCE // model.config.vocab_size)
     if len(labels) <= rows:
         return nats_of(features, labels), n_targets
-    parts = zip(features.split(rows), labels.split(rows))
-    nats = [checkpoint(nats_of, part, labels, use_reentrant=False) for part, labels in parts]
+    parts = zip(torch.split(features, rows), torch.split(labels, rows))
+    nats = [checkpoint(nats_of, *part, use_reentrant=False) for part in parts]
     return torch.stack(nats).sum(), n_targets
 
 

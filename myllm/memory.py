@@ -13,6 +13,7 @@ from myllm.loss import language_loss
 from myllm.machine import available_memory_bytes
 from myllm.model import GPTModel
 from myllm.optim import parameter_groups
+from myllm.torch_adapter import tensors_without_content
 
 FLOAT_BYTES = 4
 CPU_SLACK, CPU_LIBRARIES = 1.32, 40 << 20  # fitted: gaps between blocks, what the kernels keep
@@ -37,25 +38,23 @@ def estimate_training_memory(
         device: decides the precision where the configuration leaves it open.
         saving: while a checkpoint is being saved, of which there is a copy, too.
     """
-    from torch._subclasses.fake_tensor import FakeTensorMode  # takes a second to import
-
-    kept: dict[int, Tensor] = {}
+    kept: set[torch.UntypedStorage] = set()  # views share one; each is one Python object
 
     def keep(tensor: Tensor) -> Tensor:
-        kept[tensor.untyped_storage()._cdata] = tensor
+        kept.add(tensor.untyped_storage())
         return tensor
 
     precision = autocast(torch.device("cpu"), choose_dtype(device, config.dtype))
-    with FakeTensorMode():
+    with tensors_without_content():
         model = GPTModel(model_config)
         model.activation_checkpointing = config.activation_checkpointing
         shape = (config.batch_size, model_config.context_length)
         tokens = torch.zeros(shape, dtype=torch.long)
-        own = {t.untyped_storage()._cdata for t in (*model.parameters(), *model.buffers())}
+        own = {t.untyped_storage() for t in (*model.parameters(), *model.buffers())}
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), precision:
             language_loss(model, Batch(tokens, tokens, torch.ones_like(tokens, dtype=torch.bool)))
-    sizes = {key: t.untyped_storage().nbytes() for key, t in kept.items() if key not in own}
-    activations = sum(sizes.values()) + 2 * max(sizes.values())  # and the gradient of the last
+    sizes = [storage.nbytes() for storage in kept - own]
+    activations = sum(sizes) + 2 * max(sizes)  # and the gradient of the last
     state, update = _optimizer_bytes(model, config)
     weights = FLOAT_BYTES * model.count_parameters()
     held = weights + state + max(activations, weights + update)

@@ -31,14 +31,14 @@ class StepProfiler:
             if torch.cuda.is_available():
                 activities.append(ProfilerActivity.CUDA)
             self._profile = profile(activities=activities, record_shapes=True)
-            self._profile.__enter__()
+            self._profile.start()
         elif self._profile is not None and self._seen == 3 + self.n_steps:
             self._finish()
 
     def _finish(self) -> None:
         if self._profile is None:
             return
-        self._profile.__exit__(None, None, None)
+        self._profile.stop()
         key = "cuda_time_total" if torch.cuda.is_available() else "cpu_time_total"
         self.table = self._profile.key_averages().table(sort_by=key, row_limit=15)
         if self.trace_path is not None:

@@ -21,7 +21,9 @@ from myllm.device import autocast, out_of_memory
 from myllm.errors import InputError, NonFiniteError, OutOfMemoryError
 from myllm.loss import LossFunction, language_loss
 from myllm.model import GPTModel
-from myllm.optim import build_optimizer, get_scheduler
+from myllm.optim import build_optimizer
+from myllm.schedules import get_scheduler
+from myllm.torch_adapter import operation_with_nan
 
 log = logging.getLogger(__name__)
 
@@ -139,7 +141,7 @@ class TrainStep:
         for micro_batch in batch.split(self.config.accumulation_steps):
             with autocast(self.device, self.dtype):
                 part, count = self.loss(self.model, micro_batch.to(self.device))
-            self.scaler.scale(part / expected).backward()
+            torch.autograd.backward(self.scaler.scale(part / expected))
             nats += part.detach()
             counted += count
         n_targets = int(counted)
@@ -195,9 +197,10 @@ def _anomalies_named(step: int) -> Iterator[None]:
         with torch.autograd.detect_anomaly(check_nan=True):
             yield
     except RuntimeError as error:
-        if "returned nan values" not in str(error):
+        operation = operation_with_nan(error)
+        if operation is None:
             raise
-        raise NonFiniteError(f"step {step}: {str(error).splitlines()[0]}") from None
+        raise NonFiniteError(f"step {step}: {operation}") from None
 
 
 def _halved(size: int, total: int) -> int | None:

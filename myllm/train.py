@@ -80,23 +80,19 @@ class Trainer:
             loss: what training makes small.
 
         Raises:
-            ConfigError: a value out of its limits, or a device that is not there.
-            InputError: `train_data` has another batch size.
+            ConfigError, InputError: a wrong value, device or batch size.
         """
         self.config = config = config.validate()
         _check_batch_size(train_data, config)
-        self.device = checked_device(
-            model, train_data.batch(0), choose_device(config.device), config.device is not None
-        )
+        device, named = choose_device(config.device), config.device is not None
+        self.device = checked_device(model, train_data.batch(0), device, named)
         self.dtype = choose_dtype(self.device, config.dtype)
         use_fast_products(self.device)
         self.model = model.to(self.device)
         self.model.activation_checkpointing = config.activation_checkpointing
         self.train_data = train_data
-        if config.compile is None:  # decided once: a resumed run does as it did before
-            flops = model.estimate_flops_per_token() * self._tokens_per_step * config.max_steps
-            self.config = replace(config, compile=compiling_pays(self.device, flops))
-        self.validation = None
+        self._decide_on_compiling()
+        self.validation: Validation | None = None
         if val_tokens is not None:
             self.validation = Validation(model, val_tokens, val_ranges, byte_counts)
         self.observer = observer or Observer()
@@ -109,6 +105,14 @@ class Trainer:
         self.run: RunFolder | None = None
         if run is not None:
             self.attach(run)
+
+    def _decide_on_compiling(self) -> None:
+        """Once: a resumed run does as it did before."""
+        config = self.config
+        if config.compile is None:
+            flops = self.model.estimate_flops_per_token() * self._tokens_per_step
+            pays = compiling_pays(self.device, flops * config.max_steps)
+            self.config = replace(config, compile=pays)
 
     def attach(self, run: RunFolder) -> None:
         """Saves into `run` from now on.

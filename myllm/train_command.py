@@ -26,11 +26,12 @@ from myllm.errors import ConfigError, InputError
 from myllm.generate import TextGenerator
 from myllm.memory import check_memory
 from myllm.model import ATTENTIONS, GPTModel
-from myllm.optim import OPTIMIZERS, SCHEDULES, learning_rate_factor
+from myllm.optim import OPTIMIZERS
 from myllm.options import TrainOptions, plain_text_config
 from myllm.prepare import prepare
 from myllm.recipe import fit_to_time
 from myllm.run_folder import RunFolder, find_run
+from myllm.schedules import SCHEDULES, learning_rate_factor
 from myllm.sources import text_name
 from myllm.state import TrainState
 from myllm.token_file import TokenFile, fitting_context

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -67,15 +68,15 @@ MAY_IMPORT: dict[str, set[str]] = {
     "observer": {"errors", "metrics"},
     "loss": LOW | {"dataset", "model"},
     "evaluate": LOW | {"dataset", "device", "loss", "model"},
-    "compile": LOW | {"dataset", "loss", "model"},
+    "compile": LOW | {"dataset", "loss", "model", "torch_adapter"},
     "generate": LOW | {"model", "device", "checkpoint", "weights"},
     "chat": LOW | {"generate"},
     "harness": LOW | {"generate"},
-    "step": LOW | {"dataset", "device", "loss", "model", "optim"},
+    "step": LOW | {"dataset", "device", "loss", "model", "optim", "schedules", "torch_adapter"},
     "train": HIGH | {"observer", "profiler", "saver", "signals", "step"},
     "benchmark": HIGH,
     "machine": set(),
-    "memory": LOW | {"dataset", "device", "loss", "machine", "model", "optim"},
+    "memory": LOW | {"dataset", "device", "loss", "machine", "model", "optim", "torch_adapter"},
     "recipe": HIGH | {"benchmark"},
     "display": {"metrics", "observer"},
     "train_command": HIGH | {"display", "generate", "memory", "options", "recipe", "train"},
@@ -138,6 +139,45 @@ def test_no_circles():
 @pytest.mark.parametrize("room", sorted(WITHOUT_TORCH))
 def test_no_torch_in(room):
     assert not {name for name in imports_of(room) if name.split(".")[0] == "torch"}
+
+
+def private_torch(tree: ast.Module) -> set[str]:
+    """Private names of PyTorch that a room touches: `torch._x`, `from torch.x import _y`, strings
+    that name a private module, and private attributes that PyTorch gives to its objects."""
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        names: list[str] = []
+        if isinstance(node, ast.Attribute):
+            whole = ast.unparse(node)
+            known = node.attr in ("_cdata", "_compiled_call_impl", "_call_impl")
+            names = [f"torch.{whole}" if known else whole]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            names = [node.value] if re.fullmatch(r"torch[\w.]+", node.value) else []
+        found |= {n for n in names if re.match(r"torch\b.*\._(?!_)", n)}
+    return found
+
+
+def test_private_names_of_torch_are_recognised():
+    lines = (
+        "torch._foreach_mul_(a)",
+        "import torch._inductor.config",
+        "x = t._cdata",
+        "from torch._subclasses import a",
+        "from torch.optim import _b",
+        "'torch._dynamo'",
+    )
+    assert all(private_torch(ast.parse(line)) for line in lines)
+    assert not private_torch(ast.parse("torch.__version__; self._torch; torch.optim.adamw"))
+
+
+@pytest.mark.parametrize("room", sorted(set(MAY_IMPORT) - {"torch_adapter"}))
+def test_no_private_names_of_torch_in(room):
+    """They are `torch_adapter`'s, whose tests tell when a new version breaks them."""
+    assert not private_torch(tree_of(room))
 
 
 @pytest.mark.parametrize("room", MAY_IMPORT)

@@ -23,6 +23,7 @@ from myllm.model import GPTModel
 from myllm.observer import Observer
 from myllm.run_folder import RunFolder
 from myllm.state import TrainState
+from myllm.torch_adapter import is_compiled
 from myllm.train import Trainer
 
 CONFIG = TrainConfig(
@@ -343,7 +344,7 @@ class TestTrainer:
             config = dataclasses.replace(CONFIG, compile=wanted, dtype=dtype)
             trainer = build(tokens, model_config, config, dropout=0.2, attention="manual")
             losses.append(trainer.train().best_loss)
-            compiled = [b._compiled_call_impl is not None for b in trainer.model.blocks]
+            compiled = [is_compiled(b) for b in trainer.model.blocks]
             assert compiled == [wanted, wanted]
         assert losses[1] == pytest.approx(losses[0], rel=tolerance)
 

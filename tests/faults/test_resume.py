@@ -18,8 +18,8 @@ from myllm.dataset import TextDataset
 from myllm.errors import Interrupted
 from myllm.model import GPTModel
 from myllm.observer import Observer
-from myllm.optim import SCHEDULES
 from myllm.run_folder import RunFolder
+from myllm.schedules import SCHEDULES
 from myllm.train import Trainer
 
 BASE = TrainConfig(
