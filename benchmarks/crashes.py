@@ -130,7 +130,7 @@ def forked(
             os.dup2(descriptor, 1)
             os.dup2(descriptor, 2)
             code = work()
-        except BaseException:  # nothing may go on as a second parent
+        except BaseException:  # nothing may continue as a second parent
             traceback.print_exc()
         finally:
             with contextlib.suppress(OSError):

@@ -181,7 +181,7 @@ def disk_full(options: argparse.Namespace, text: Path, folder: Path) -> list[Res
             break
     remark = ", ".join(f"exit {code}: {n} times" for code, n in sorted(codes.items()))
     seconds = time.monotonic() - began
-    return [Result("no room after every 1/60 of a file", trials, losses, seconds, remark)]
+    return [Result("disk full after every 1/60 of a file", trials, losses, seconds, remark)]
 
 
 def _short_run(text: Path, folder: Path, name: str) -> list[str]:

@@ -147,6 +147,7 @@ def read_manifest(folder: Path, manifest: str) -> dict[str, Any]:
         Damaged: it is missing, cut short or altered.
     """
     text = read_file(folder / manifest)
+    content: dict[str, Any] = {}
     try:
         content = json.loads(text)
         del content["sha256"]

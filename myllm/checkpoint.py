@@ -111,7 +111,7 @@ class CheckpointStore:
     def save(self, checkpoint: Checkpoint, is_best: bool, keep: int) -> None:
         """Saves a checkpoint, points `last` (and `best`) at it and removes old ones.
 
-        A step that is there and undamaged stays as it is; one that is damaged is put aside.
+        A step that is there and undamaged stays as it is; a damaged one is set aside.
 
         Args:
             checkpoint: what to save.
@@ -182,7 +182,7 @@ class CheckpointStore:
         steps = self.steps()
         if not steps:
             raise InputError(
-                f"run {self.run.name} has no checkpoint yet: it ended before its first"
+                f"run {self.run.name} has no checkpoint yet: it ended before the first one"
             )
         reasons: list[str] = []
         if prefer == "best":

@@ -35,6 +35,7 @@ from myllm.token_file import (
     SIDECAR,
     TOKENIZER,
     TOKENS,
+    Ids,
     TokenFile,
     id_dtype,
     open_token_file,
@@ -45,9 +46,8 @@ from myllm.tokenizer import Tokenizer, build_tokenizer
 
 log = logging.getLogger(__name__)
 
-BATCH_CHARACTERS = 1 << 21  # text encoded at once: what the memory of preparing is bounded by
+BATCH_CHARACTERS = 1 << 21  # text encoded at once: this bounds the memory of preparing
 SAMPLE_BYTES = 64 << 20  # text from which byte pairs are learned
-Ids = np.ndarray[Any, np.dtype[Any]]
 
 
 def prepare(
@@ -60,7 +60,7 @@ def prepare(
 
     Args:
         config: the sources and how to read them.
-        vocab_size: what the tokenizer shall reach; 0 chooses it from the text's length.
+        vocab_size: the size that the tokenizer should reach; 0 chooses it from the text's length.
         tokenizer: one that is trained already (then none is trained).
         out: the folder to make; by default one in `config.data_dir`, named after the content.
 

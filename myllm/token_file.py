@@ -22,6 +22,9 @@ log = logging.getLogger(__name__)
 Range = tuple[int, int]
 """A half-open interval of positions in a token file."""
 
+Ids = np.ndarray[Any, np.dtype[Any]]
+"""Token ids (n,), uint16 or uint32."""
+
 MIN_TOKENS = 64  # below this nothing can be learned or measured
 SIDECAR, TOKENS, TOKENIZER = "tokens.json", "tokens.npy", "tokenizer.json"
 VALIDATION_SHARE = 0.1
@@ -44,9 +47,10 @@ class TokenFile:
     train_ranges: list[Range]
     val_ranges: list[Range]
 
-    def tokens(self) -> np.ndarray[Any, np.dtype[Any]]:
+    def tokens(self) -> Ids:
         """All ids (n_tokens,), mapped from disk, not read into memory."""
-        return np.load(self.folder / TOKENS, mmap_mode="r", allow_pickle=False)
+        ids: Ids = np.load(self.folder / TOKENS, mmap_mode="r", allow_pickle=False)
+        return ids
 
 
 def split_ranges(n_tokens: int, val_split: str = "spread") -> tuple[list[Range], list[Range]]:

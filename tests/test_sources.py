@@ -1,5 +1,6 @@
 """Text sources: what is read, and what is refused."""
 
+import gzip
 import io
 import json
 import os
@@ -14,7 +15,7 @@ from text_files import char_prepare, documents, prepared_folders, words, write
 from myllm.config import DataConfig
 from myllm.errors import ConfigError, InputError
 from myllm.prepare import encode_file, prepare
-from myllm.sources import find_sources, text_name
+from myllm.sources import READERS, find_sources, text_name
 from myllm.token_file import MIN_TOKENS
 from myllm.tokenizer import BPETokenizer
 
@@ -33,7 +34,7 @@ class TestReading:
         assert made.n_tokens == len(made.tokens())
 
     def test_folders_are_read_recursively_in_name_order(self, folder):
-        """Sub-folders too; hidden and empty files are passed over."""
+        """Sub-folders too; hidden and empty files are skipped."""
         for name in ("b/2.md", "a.txt", "b/deep/er/1.txt"):
             write(Path("corpus") / name, f"{name} {words(300)}")
         write("corpus/.git/config", "hidden")
@@ -121,6 +122,35 @@ class TestReading:
         path = write("other.txt", "河 another text")
         ids = encode_file(path, tokenizer, DataConfig())
         assert ids.tolist() == tokenizer.encode("河 another text") + [tokenizer.end_of_text_id]
+
+
+class TestReaders:
+    @pytest.mark.parametrize("name", ["a.JSONL", "a.NdJson"])
+    def test_case_of_the_suffix_does_not_matter(self, folder, name):
+        texts = [words(500), words(500, seed=2)]
+        write(name, "\n".join(json.dumps({"text": text}) for text in texts))
+        assert documents(char_prepare(name)) == texts
+
+    @pytest.mark.parametrize("name", ["README", "a.txt", "a.jsonl.bak", "a.xyz"])
+    def test_any_other_file_is_plain_text(self, folder, name):
+        text = json.dumps({"text": words(500)})
+        assert documents(char_prepare(write(name, text))) == [text]
+
+    def test_a_format_is_one_function_and_one_entry(self, folder, monkeypatch):
+        """Even a binary one: it is found in folders, too, and its documents are kept apart."""
+
+        def read_gzip_lines(source, config):
+            with gzip.open(source.path, "rt", encoding=config.encoding) as file:
+                for line in file:
+                    yield line.rstrip(), True
+
+        monkeypatch.setitem(READERS, ".gz", read_gzip_lines)
+        lines = words(2000).splitlines()
+        write("corpus/a.GZ", gzip.compress("\n".join(lines).encode()))
+        write("corpus/b.txt", "plain")
+        expected = [*(line.rstrip() for line in lines), "plain"]
+        assert documents(char_prepare("corpus")) == expected
+        assert documents(char_prepare("corpus/a.GZ")) == expected[:-1]
 
 
 class TestStandardInput:

@@ -23,9 +23,7 @@ TINY = (
 
 
 @pytest.fixture
-def trained(tmp_path, monkeypatch, longer_text) -> RunFolder:
-    monkeypatch.chdir(tmp_path)
-    Path("text.txt").write_text(longer_text, encoding="utf-8")
+def trained(here) -> RunFolder:
     assert main(["train", "text.txt", *TINY]) == 0
     return RunFolder("checkpoints/r")
 

@@ -24,13 +24,6 @@ TRAIN = (
 
 
 @pytest.fixture
-def here(tmp_path, monkeypatch, longer_text) -> Path:
-    monkeypatch.chdir(tmp_path)
-    Path("text.txt").write_text(longer_text, encoding="utf-8")
-    return tmp_path
-
-
-@pytest.fixture
 def start():
     """Starts a program, which does not outlive the test."""
     started: list[subprocess.Popen] = []
