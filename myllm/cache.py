@@ -24,7 +24,7 @@ A table of positions (S, D) is read by either: `table[positions]` is (T, D) or (
 
 
 class Cache(Protocol):
-    """What the model asks of a cache. A forward pass calls `start`, `update` a layer, `advance`."""
+    """What the model asks of a cache: `start`, `update` in each layer, and `advance`, a pass."""
 
     def start(self, n_rows: int, n_tokens: int, counts: Sequence[int] | None) -> Positions:
         """Makes ready for new tokens (B, T), of which `counts` count in each row (all if None).

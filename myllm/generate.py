@@ -95,7 +95,7 @@ class TextGenerator:
         if unknown and not self._unknown_announced:
             log.warning("%d characters of the prompt do not occur in the training text", unknown)
             self._unknown_announced = True
-        return self.tokenizer.beginning + ids or [self.tokenizer.end_of_text_id]
+        return self.tokenizer.prefix_ids + ids or [self.tokenizer.eos_token_id]
 
     def stream_ids(self, ids: list[int], sampling: SamplingConfig) -> Iterator[int]:
         """The ids that follow `ids`, up to end of text (which is not given out)."""
@@ -108,7 +108,7 @@ class TextGenerator:
             # A draw is a function of seed and position: a resumed text is the same text.
             rng = torch.Generator().manual_seed((seed + len(ids) * 0x9E3779B1) % 2**63)
             id = next_token(logits.float().cpu(), sampling, rng, ids[window.start :])
-            if id == self.tokenizer.end_of_text_id and not sampling.ignore_end:
+            if id == self.tokenizer.eos_token_id and not sampling.ignore_end:
                 return
             ids.append(id)
             yield id
@@ -122,7 +122,7 @@ class TextGenerator:
         return [(self._shown(id), p) for id, p in zip(best.tolist(), values.tolist())]
 
     def _shown(self, id: int) -> str:
-        if id == self.tokenizer.end_of_text_id:
+        if id == self.tokenizer.eos_token_id:
             return "end of text"
         return self.tokenizer.token_bytes(id).decode("utf-8", errors="backslashreplace")
 

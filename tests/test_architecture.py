@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent / "myllm"
-LOW = {"errors", "registry", "config", "tokenizer", "tokenizer_base", "imported_tokenizer"}
+TOKENIZERS = {"tokenizer_base", "char_tokenizer", "bpe_tokenizer", "imported_tokenizer"}
+LOW = TOKENIZERS | {"errors", "registry", "config", "tokenizer"}
 MIDDLE = LOW | {
     "cache",
     "model",
@@ -29,7 +30,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "config": {"errors", "registry"},
     "tokenizer_base": {"errors", "registry"},
     "imported_tokenizer": {"errors", "tokenizer_base"},
-    "tokenizer": {"errors", "imported_tokenizer", "tokenizer_base"},
+    "char_tokenizer": {"errors", "tokenizer_base"},
+    "bpe_tokenizer": {"errors", "tokenizer_base"},
+    "tokenizer": TOKENIZERS,
     "families": {"config", "errors", "registry"},
     "huggingface": LOW | {"checkpoint", "families", "model", "progress", "storage"},
     "gguf_tokenizer": LOW,
@@ -146,7 +149,17 @@ def test_text_files_name_their_encoding(room):
 
 
 @pytest.mark.parametrize(
-    "room", ["tokenizer", "registry", "config", "cache", "model", "generate", "display"]
+    "room",
+    [
+        "char_tokenizer",
+        "bpe_tokenizer",
+        "registry",
+        "config",
+        "cache",
+        "model",
+        "generate",
+        "display",
+    ],
 )
 def test_examples_in_docstrings(room):
     import doctest

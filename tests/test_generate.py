@@ -138,7 +138,7 @@ class TestStreaming:
             assert stopped == writer.generate("fox", sampling)
 
     def test_end_of_text_ends(self, writer, monkeypatch):
-        end = writer.tokenizer.end_of_text_id
+        end = writer.tokenizer.eos_token_id
         with torch.no_grad():  # the head makes the end the likeliest token, always
             writer.model.ln_final.weight.zero_()
             writer.model.ln_final.bias.copy_(writer.model.token_embedding.weight[end] * 1e4)
