@@ -202,5 +202,5 @@ def _modelfile(name: str, tokenizer: Tokenizer) -> str:
         f"{template}"
         f"PARAMETER temperature {sampling.temperature}\n"
         f"PARAMETER top_p {sampling.top_p}\n"
-        f'PARAMETER stop "{tokenizer.end_of_text}"\n'
+        f'PARAMETER stop "{tokenizer.eos_token}"\n'
     )

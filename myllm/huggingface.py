@@ -61,14 +61,14 @@ def export_huggingface(run: RunFolder, out: Path) -> None:
 def _settings(
     family: Family, config: GPTConfig, tokenizer: Tokenizer, dtype: str
 ) -> dict[str, Any]:
-    end = tokenizer.end_of_text_id
+    end = tokenizer.eos_token_id
     return {
         "architectures": [family.architecture],
         "model_type": family.model_type,
         **family.settings(config),
         "vocab_size": config.vocab_size,
         "tie_word_embeddings": config.tie_weights,
-        "bos_token_id": tokenizer.begin_id,
+        "bos_token_id": tokenizer.bos_token_id,
         "eos_token_id": end,
         "dtype": dtype,
         "torch_dtype": dtype,
@@ -77,9 +77,9 @@ def _settings(
 
 
 def _generation(tokenizer: Tokenizer) -> dict[str, Any]:
-    defaults, end = SamplingConfig(), tokenizer.end_of_text_id
+    defaults, end = SamplingConfig(), tokenizer.eos_token_id
     return {
-        "bos_token_id": tokenizer.begin_id,
+        "bos_token_id": tokenizer.bos_token_id,
         "eos_token_id": end,
         "pad_token_id": end,
         "do_sample": True,
@@ -92,8 +92,8 @@ def _generation(tokenizer: Tokenizer) -> dict[str, Any]:
 def write_tokenizer(tokenizer: Tokenizer, folder: Path, context_length: int) -> None:
     """Writes `tokenizer.json` and what `transformers` reads beside it."""
     (folder / "tokenizer.json").write_text(tokenizer.to_engine().to_str(), encoding="utf-8")
-    end = tokenizer.end_of_text
-    begin = tokenizer.to_engine().id_to_token(tokenizer.begin_id)
+    end = tokenizer.eos_token
+    begin = tokenizer.to_engine().id_to_token(tokenizer.bos_token_id)
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "bos_token": begin,

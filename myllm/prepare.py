@@ -278,7 +278,7 @@ class _Batch:
 
 
 def _batches(sources: list[Source], config: DataConfig, tokenizer: Tokenizer) -> Iterator[_Batch]:
-    end = np.array([tokenizer.end_of_text_id], np.uint32)
+    end = np.array([tokenizer.eos_token_id], np.uint32)
     texts: list[str] = []
     ends: list[bool] = []
 

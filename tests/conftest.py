@@ -82,3 +82,10 @@ def small_model(model_config: GPTConfig) -> GPTModel:
 @pytest.fixture
 def device() -> torch.device:
     return torch.device("cpu")
+
+
+@pytest.fixture
+def here(folder: Path, longer_text: str) -> Path:
+    """A working directory with a text to train on, `text.txt`."""
+    Path("text.txt").write_text(longer_text, encoding="utf-8")
+    return folder

@@ -9,9 +9,20 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent / "myllm"
-LOW = {"errors", "registry", "config", "tokenizer", "tokenizer_base", "imported_tokenizer"}
-MIDDLE = LOW | {"model", "optim", "device", "sources", "data", "dataset", "corpora", "loss"}
-HIGH = MIDDLE | {"checkpoint", "weights", "evaluate", "compile", "metrics", "state"}
+TOKENIZERS = {"tokenizer_base", "char_tokenizer", "bpe_tokenizer", "imported_tokenizer"}
+LOW = TOKENIZERS | {"errors", "registry", "config", "tokenizer"}
+MIDDLE = LOW | {
+    "cache",
+    "model",
+    "optim",
+    "device",
+    "sources",
+    "data",
+    "dataset",
+    "debug",
+    "corpora",
+}
+HIGH = MIDDLE | {"checkpoint", "weights", "evaluate", "acceleration", "progress"}
 MAY_IMPORT: dict[str, set[str]] = {
     "__init__": set(),
     "__main__": {"cli"},
@@ -20,7 +31,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "config": {"errors", "registry"},
     "tokenizer_base": {"errors", "registry"},
     "imported_tokenizer": {"errors", "tokenizer_base"},
-    "tokenizer": {"errors", "imported_tokenizer", "tokenizer_base"},
+    "char_tokenizer": {"errors", "tokenizer_base"},
+    "bpe_tokenizer": {"errors", "tokenizer_base"},
+    "tokenizer": TOKENIZERS,
     "families": {"config", "errors", "registry"},
     "huggingface": LOW
     | {
@@ -57,19 +70,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "progress": {"debug"},
     "evaluate": LOW | {"model"},
     "acceleration": LOW | {"model", "evaluate"},
-    "generate": LOW | {"model", "device", "run_folder", "weights"},
-    "checkpoint": LOW | {"metrics", "storage"},
-    "weights": LOW | {"checkpoint", "model"},
-    "saver": {"checkpoint", "errors"},
-    "verification": LOW | {"checkpoint", "metrics", "storage"},
-    "metrics": set(),
-    "state": set(),
-    "profiler": set(),
-    "observer": {"errors", "metrics"},
-    "loss": LOW | {"dataset", "model"},
-    "evaluate": LOW | {"dataset", "device", "loss", "model"},
-    "compile": LOW | {"dataset", "loss", "model", "torch_adapter"},
-    "generate": LOW | {"model", "device", "checkpoint", "weights"},
+    "decode": {"cache", "model"},
+    "sampling": {"config"},
+    "generate": LOW | {"cache", "decode", "model", "sampling", "device", "checkpoint", "weights"},
     "chat": LOW | {"generate"},
     "harness": LOW | {"generate"},
     "step": LOW | {"dataset", "device", "loss", "model", "optim", "schedules", "torch_adapter"},
@@ -205,7 +208,17 @@ def test_text_files_name_their_encoding(room):
 
 
 @pytest.mark.parametrize(
-    "room", ["tokenizer", "registry", "config", "dataset", "model", "generate", "display"]
+    "room",
+    [
+        "char_tokenizer",
+        "bpe_tokenizer",
+        "registry",
+        "config",
+        "cache",
+        "model",
+        "generate",
+        "display",
+    ],
 )
 def test_examples_in_docstrings(room):
     import doctest

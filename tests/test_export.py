@@ -112,7 +112,7 @@ class TestHuggingFace:
             ids = tokenizer.encode(text)
             assert theirs(text, add_special_tokens=False)["input_ids"] == ids, repr(text)
             assert theirs.decode(ids) == tokenizer.decode(ids), repr(text)
-        assert theirs.eos_token_id == tokenizer.end_of_text_id
+        assert theirs.eos_token_id == tokenizer.eos_token_id
 
     def test_the_folder(self, tmp_path, bpe):
         run = make_run(tmp_path, bpe)
@@ -480,7 +480,7 @@ class TestImport:
         path = tmp_path / "tokenizer.json"
         path.write_text(engine_of("sentencepiece").to_str(), encoding="utf-8")
         tokenizer = ImportedTokenizer.read(path)
-        assert tokenizer.end_of_text == "</s>"
+        assert tokenizer.eos_token == "</s>"
         for text in ("a the", " b你 a", "<s>"):
             assert tokenizer.decode(tokenizer.encode(text)) == text
         assert len(tokenizer.encode("<0xZZ>")) > 1  # looks like a byte, and is none
@@ -496,8 +496,8 @@ class TestImport:
         settings = {"eos_token": "<|end|>", "chat_template": template}
         (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
         run = import_huggingface(folder, tmp_path, "in")
-        begin = run.tokenizer.beginning
-        assert len(begin) == 1 and run.tokenizer.end_of_text == "<|end|>"
+        begin = run.tokenizer.prefix_ids
+        assert len(begin) == 1 and run.tokenizer.eos_token == "<|end|>"
         export_huggingface(run, tmp_path / "back")
         theirs = AutoTokenizer.from_pretrained(tmp_path / "back")
         assert theirs.bos_token_id == begin[0] and theirs.eos_token == "<|end|>"

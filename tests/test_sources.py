@@ -87,7 +87,7 @@ class TestReading:
         text = words(3_000_000)
         path = write("a.txt", text)
         made = prepare(DataConfig((path,), tokenizer=kind), 0 if kind == "char" else 400)
-        whole = made.tokenizer.encode(text) + [made.tokenizer.end_of_text_id]
+        whole = made.tokenizer.encode(text) + [made.tokenizer.eos_token_id]
         assert np.array_equal(made.tokens(), whole)
 
     @pytest.mark.parametrize("text", ["x" * 2_500_000, "é \n \n" * 500_000, "\r\n" * 1_200_000])
@@ -121,7 +121,7 @@ class TestReading:
         tokenizer = BPETokenizer(300).train(words(2000))
         path = write("other.txt", "河 another text")
         ids = encode_file(path, tokenizer, DataConfig())
-        assert ids.tolist() == tokenizer.encode("河 another text") + [tokenizer.end_of_text_id]
+        assert ids.tolist() == tokenizer.encode("河 another text") + [tokenizer.eos_token_id]
 
 
 class TestReaders:

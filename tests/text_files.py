@@ -34,7 +34,7 @@ def char_prepare(*paths, **settings):
 
 def documents(made):
     """The documents of a token file, decoded."""
-    ids, end = made.tokens(), made.tokenizer.end_of_text_id
+    ids, end = made.tokens(), made.tokenizer.eos_token_id
     assert ids[-1] == end
     cuts = np.flatnonzero(ids == end)
     starts = [0, *(cuts[:-1] + 1)]

@@ -2,9 +2,9 @@
 
 python tools/check_dockerfile.py [FOLDER]     # exit code 1 and a line per fault
 
-Known instructions, a base image with a tag, sources of COPY that exist and that `.dockerignore` lets
-through, shell lines that bash can parse, a user who is not root, and an entry point that the package
-installs.
+Known instructions, a base image with a tag, sources of COPY that exist and that `.dockerignore`
+lets through, shell lines that bash can parse, a user who is not root, and an entry point that the
+package installs.
 """
 
 from __future__ import annotations
