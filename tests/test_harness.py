@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from myllm.checkpoint import RunFolder
-from myllm.huggingface import export_huggingface
+from myllm.hf_export import export_huggingface
 
 pytestmark = pytest.mark.slow
 

@@ -25,7 +25,8 @@ from myllm.checkpoint import MANIFEST, MODEL, Checkpoint, RunFolder
 from myllm.config import DataConfig, GPTConfig, RunConfig, default_config, from_toml, to_toml
 from myllm.data import encode_file, open_token_file, prepare
 from myllm.errors import MyLLMError
-from myllm.huggingface import export_huggingface, import_huggingface
+from myllm.hf_export import export_huggingface
+from myllm.hf_import import import_huggingface
 from myllm.model import GPTModel
 from myllm.progress import Progress
 from myllm.storage import sealed_folder
