@@ -178,48 +178,32 @@ def inspect_batch(options: InspectBatchOptions) -> None:
 def export(options: ExportOptions) -> None:
     """Writes the model, reads it back, tells both."""
     from myllm.display import printable
-    from myllm.export_check import READERS, ExportError, compare
-    from myllm.gguf_file import export_gguf
-    from myllm.huggingface import export_huggingface
-    from myllm.onnx_folder import export_onnx
+    from myllm.formats import export as export_run
     from myllm.run_folder import find_run
 
-    reader_package, _ = READERS[options.to]
-    if options.quantize and options.to != "gguf":
-        raise ConfigError("--quantize is a choice of --to gguf: the other formats are exact")
     run = find_run(Path(options.runs), options.run)
-    suffix = {"hf": "-hf", "gguf": ".gguf", "onnx": "-onnx"}[options.to]
-    out = Path(options.out or f"{run.name}{suffix}")
-    if out.exists():
-        raise InputError(f"{out} exists: name another --out, or remove it")
-    if options.to == "gguf":
-        export_gguf(run, out, options.quantize or "f32")
-    else:
-        {"hf": export_huggingface, "onnx": export_onnx}[options.to](run, out)
-    print(f"{out}: written")
-    if not options.verify:
+    out = Path(options.out) if options.out else None
+    made = export_run(run, options.to, out, {"quantize": options.quantize}, options.verify)
+    print(f"{made.path}: written")
+    if made.missing:
+        print(f"not read back and compared: pip install {made.missing}")
+    if made.compared is None:
         return
-    found = compare(run, out, options.to)
-    if found is None:
-        package = reader_package.replace("_cpp", "-cpp-python")
-        print(f"not read back and compared: that takes {package} (pip install {package})")
-        return
+    found = made.compared
     print(
-        f"read back with {found.reader}: logits differ by {found.difference:.1e} at most (the "
-        f"largest is {found.scale:.1f}); {len(found.ours)} tokens written greedily are "
+        f"read back with {found.reader}: normalised logits differ by {found.difference:.1e} at "
+        f"most (the largest is {found.scale:.1f}); {len(found.ours)} tokens written greedily are "
         + ("the same" if found.ours == found.theirs else "not the same")
     )
     width = max(len("myllm"), len(found.reader))
     for name, ids in (("myllm", found.ours), (found.reader, found.theirs)):
         text = json.dumps(run.tokenizer.decode(ids[:20]), ensure_ascii=False)
         print(f"  {name:{width}}  {printable(text)}")
-    if not found.equal and options.quantize in (None, "f32"):
-        raise ExportError(f"{out} does not compute what run {run.name} computes: do not use it")
 
 
 def import_model(options: ImportOptions) -> None:
     """Makes a run."""
-    from myllm.huggingface import import_huggingface
+    from myllm.hf_import import import_huggingface
 
     if not options.path:
         raise InputError("no folder is named: myllm import FOLDER")

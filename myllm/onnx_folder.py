@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
 
 from myllm.atomic import finished_folder, write_errors
 from myllm.errors import InputError
-from myllm.huggingface import write_tokenizer
+from myllm.hf_export import write_tokenizer
 from myllm.model import GPTModel
 from myllm.run_folder import RunFolder
 from myllm.weights import load_model
@@ -23,12 +24,19 @@ from myllm.weights import load_model
 GRAPH = "model.onnx"
 
 
-def export_onnx(run: RunFolder, out: Path) -> None:
+def export_onnx(
+    run: RunFolder, out: Path, options: Mapping[str, str] = MappingProxyType({})
+) -> None:
     """Writes the best model of a run as a folder with an ONNX graph, in float32.
 
     The graph takes `input_ids` (B, T) and for each layer `past_key_values.{i}.key` and `.value`
     (B, K, P, D), P tokens that may be 0; it gives `logits` (B, T, V) and `present.{i}.key` and
     `.value` (B, K, P + T, D). The names are those that Hugging Face's programs for ONNX use.
+
+    Args:
+        run: the run.
+        out: the folder to make.
+        options: none; all formats are called alike.
 
     Raises:
         InputError: the packages for it are missing, or `out` cannot be written.

@@ -25,7 +25,8 @@ from myllm.atomic import sealed_folder
 from myllm.checkpoint import MANIFEST, MODEL, Checkpoint
 from myllm.config import DataConfig, GPTConfig, RunConfig, default_config, from_toml, to_toml
 from myllm.errors import MyLLMError
-from myllm.huggingface import export_huggingface, import_huggingface
+from myllm.hf_export import export_huggingface
+from myllm.hf_import import import_huggingface
 from myllm.model import GPTModel
 from myllm.prepare import encode_file, prepare
 from myllm.run_folder import RunFolder

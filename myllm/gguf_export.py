@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -19,8 +20,8 @@ from torch import Tensor
 from myllm.atomic import TEMPORARY, discard, disk, write_errors
 from myllm.config import GPTConfig, SamplingConfig
 from myllm.errors import InputError
-from myllm.families import Entry, family_of
 from myllm.gguf_tokenizer import add_tokenizer
+from myllm.layouts import Entry, layout_of
 from myllm.model import RotaryPosition
 from myllm.registry import check_choice
 from myllm.run_folder import RunFolder
@@ -46,18 +47,22 @@ NAMES = {
 }
 
 
-def export_gguf(run: RunFolder, out: Path, quantization: str) -> None:
+def export_gguf(
+    run: RunFolder, out: Path, options: Mapping[str, str] = MappingProxyType({})
+) -> None:
     """Writes the best model of a run, and beside it an Ollama `Modelfile`.
 
     Args:
         run: the run.
         out: the file.
-        quantization: of the matrices; vectors stay float32.
+        options: `quantize`, how matrices are stored: one of `QUANTIZATIONS`, by default the first;
+            vectors stay float32.
 
     Raises:
         InputError: llama.cpp does not know the layout or the tokenizer, or the `gguf` package is
             missing.
     """
+    quantization = options.get("quantize", QUANTIZATIONS[0])
     check_choice("quantize", quantization, QUANTIZATIONS)
     try:
         import gguf
@@ -70,7 +75,7 @@ def export_gguf(run: RunFolder, out: Path, quantization: str) -> None:
     unfinished = out.with_name(f"{TEMPORARY}{out.name}-{os.getpid()}")
     with write_errors("export", out.parent, sum(tensor.n_bytes for tensor in tensors)):
         try:
-            writer = gguf.GGUFWriter(unfinished, family_of(config).model_type)
+            writer = gguf.GGUFWriter(unfinished, layout_of(config).model_type)
             writer.add_name(run.name)
             _add_shape(writer, config)
             add_tokenizer(writer, tokenizer, config.vocab_size)
@@ -129,19 +134,19 @@ class _Tensor:
 
 def _tensors(config: GPTConfig, weights: dict[str, Tensor], quantization: str) -> list[_Tensor]:
     """What the file will hold; the numbers are computed one tensor at a time."""
-    family = family_of(config)
+    layout = layout_of(config)
     shapes = {name: tensor.shape for name, tensor in weights.items()}
     tensors = []
     if config.rope_factor != 1.0:
-        if family.model_type != "llama":
+        if layout.model_type != "llama":
             raise InputError(
                 f"rope_factor {config.rope_factor}: llama.cpp stretches positions so in the llama "
-                f"layout only, and this is {family.model_type}"
+                f"layout only, and this is {layout.model_type}"
             )
         factors = RotaryPosition(config).slowing()
         kind = _kind("rope_freqs.weight", tuple(factors.shape), quantization)
         tensors.append(_Tensor("rope_freqs.weight", tuple(factors.shape), kind, lambda: factors))
-    for entry in family.table(shapes):
+    for entry in layout.table(shapes):
         upright = Entry(entry.theirs, entry.ours, entry.rows, entry.shape)
         shape = entry.shape[::-1] if entry.transposed else entry.shape
         compute = partial(upright.outward, weights)
@@ -149,7 +154,7 @@ def _tensors(config: GPTConfig, weights: dict[str, Tensor], quantization: str) -
         if module.startswith("blocks."):
             _, i, part = module.split(".", 2)
             fused = "attn_qkv" if len(entry.ours) > 1 else NAMES[part]
-            if family.model_type == "llama" and part in ("attention.W_q", "attention.W_k"):
+            if layout.model_type == "llama" and part in ("attention.W_q", "attention.W_k"):
                 compute = partial(_interleaved, compute, config.head_size)
             name = f"blk.{i}.{fused}.{suffix}"
         else:
