@@ -20,7 +20,7 @@ from myllm.config import GPTConfig, SamplingConfig
 from myllm.layouts import Layout, layout_of, to_foreign
 from myllm.model_card import model_card
 from myllm.storage import finished_folder, write_errors
-from myllm.tokenizer import Tokenizer
+from myllm.tokenizer_base import Tokenizer
 
 SHARD_BYTES = 5 * 10**9  # what the Hub asks for
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
