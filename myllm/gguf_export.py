@@ -178,8 +178,9 @@ def _kind(name: str, shape: tuple[int, ...], quantization: str) -> Any:
 def _interleaved(compute: Callable[[], Tensor], head_size: int) -> Tensor:
     """Rows of queries and keys as llama.cpp turns them: features 2i and 2i + 1 together, where
     we pair i with i + D/2."""
-    rows = compute().unflatten(0, (-1, 2, head_size // 2))  # (H, 2, D/2, C)
-    return rows.transpose(1, 2).flatten(0, 2)  # (H · D, C)
+    rows = compute()  # (H · D, C)
+    pairs = rows.view(-1, 2, head_size // 2, rows.shape[1])  # (H, 2, D/2, C)
+    return pairs.transpose(1, 2).reshape(rows.shape)  # (H · D, C)
 
 
 def _write(writer: Any, tensors: list[_Tensor]) -> None:

@@ -12,7 +12,8 @@ from typing import Any
 
 from myllm.errors import InputError
 from myllm.imported_tokenizer import SPACE, ImportedTokenizer
-from myllm.tokenizer import BPETokenizer, CharTokenizer, Tokenizer
+from myllm.tokenizer import BPETokenizer, CharTokenizer
+from myllm.tokenizer_base import Tokenizer
 
 log = logging.getLogger(__name__)
 
@@ -63,10 +64,9 @@ def _add_tokens(
     from gguf import TokenType
 
     types = {end_id: TokenType.CONTROL, **types}
-    unused = {id: f"[unused {id}]" for id in range(vocab_size) if id not in names}
-    types |= dict.fromkeys(unused, TokenType.UNUSED)
-    writer.add_token_list([{**names, **unused}[id] for id in range(vocab_size)])
-    writer.add_token_types([types.get(id, TokenType.NORMAL) for id in range(vocab_size)])
+    ids, normal, unused = range(vocab_size), TokenType.NORMAL, TokenType.UNUSED
+    writer.add_token_list([names.get(id, f"[unused {id}]") for id in ids])
+    writer.add_token_types([types.get(id, normal) if id in names else unused for id in ids])
 
 
 def _add_byte_pairs(writer: Any, cut: str, merges: list[tuple[str, str]]) -> None:

@@ -45,7 +45,7 @@ class Entry:
     def inward(self, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
         """Our weights by name, from their tensor."""
         whole = tensor.T if self.transposed and tensor.ndim == 2 else tensor
-        for name, part in zip(self.ours, whole.split(self.rows)):
+        for name, part in zip(self.ours, torch.split_with_sizes(whole, self.rows)):
             yield name, part.contiguous()
 
 

@@ -73,12 +73,13 @@ def with_transformers(folder: Path) -> Iterator[Reader]:
     Raises:
         ExportError: it cannot be read.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
-    from transformers.utils import logging
+    from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, utils
 
-    logging.disable_progress_bar()
+    messages: Any = utils.logging
+    messages.disable_progress_bar()
+    loader: Any = AutoModelForCausalLM
     try:
-        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+        model = loader.from_pretrained(folder, dtype=torch.float32).eval()
         tokenizer = AutoTokenizer.from_pretrained(folder)
     except Exception as error:  # whatever the reader raises: the export is at fault
         raise ExportError(f"transformers cannot read {folder}: {error}") from None
