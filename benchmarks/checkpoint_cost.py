@@ -20,11 +20,11 @@ import torch
 from comparison import report, spread
 
 from myllm.checkpoint import RunFolder
-from myllm.config import default_config
 from myllm.corpora import python_docs
 from myllm.data import prepare
 from myllm.dataset import TextDataset
 from myllm.model import GPTModel
+from myllm.presets import default_config
 from myllm.train import Trainer
 
 

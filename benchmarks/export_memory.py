@@ -22,8 +22,9 @@ import torch
 from comparison import report
 
 from myllm.checkpoint import Checkpoint, RunFolder
-from myllm.config import RunConfig, default_config
+from myllm.config import RunConfig
 from myllm.model import GPTModel
+from myllm.presets import default_config
 from myllm.progress import Progress
 from myllm.tokenizer import CharTokenizer
 from myllm.weights import model_tensors

@@ -34,6 +34,11 @@ class Evaluation:
     bits_per_byte: float
     n_tokens: int
 
+    @property
+    def perplexity(self) -> float:
+        """e to the loss: among so many equally likely tokens the model is undecided."""
+        return math.exp(self.loss)
+
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     """Mean loss in nats: logits (B, T, V), targets (B, T) → a float32 scalar."""

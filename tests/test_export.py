@@ -24,7 +24,7 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from myllm.checkpoint import Checkpoint, RunFolder
 from myllm.cli import main
-from myllm.config import RunConfig, SamplingConfig, default_config
+from myllm.config import RunConfig, SamplingConfig
 from myllm.device import host_copies
 from myllm.errors import InputError
 from myllm.export_check import compare, with_llama_cpp, with_myllm
@@ -35,6 +35,7 @@ from myllm.huggingface import export_huggingface, import_huggingface
 from myllm.imported_tokenizer import ImportedTokenizer
 from myllm.model import GPTModel
 from myllm.onnx_folder import export_onnx
+from myllm.presets import default_config
 from myllm.progress import Progress
 from myllm.tokenizer import BPETokenizer, CharTokenizer, Tokenizer
 from myllm.weights import load_model, model_tensors

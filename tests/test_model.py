@@ -8,9 +8,10 @@ import itertools
 import pytest
 import torch
 
-from myllm.config import GPTConfig, default_config
+from myllm.config import GPTConfig
 from myllm.errors import ConfigError, InputError
 from myllm.model import ATTENTIONS, Dropout, FlashAttention, GPTModel, KVCache, MultiHeadAttention
+from myllm.presets import default_config
 
 VARIANTS = [
     dict(position=position, norm=norm, feed_forward=ff, n_kv_heads=kv, qk_norm=qk, bias=bias)

@@ -22,11 +22,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from myllm.checkpoint import MANIFEST, MODEL, Checkpoint, RunFolder
-from myllm.config import DataConfig, GPTConfig, RunConfig, default_config, from_toml, to_toml
+from myllm.config import DataConfig, GPTConfig, RunConfig, from_toml, to_toml
 from myllm.data import encode_file, open_token_file, prepare
 from myllm.errors import MyLLMError
 from myllm.huggingface import export_huggingface, import_huggingface
 from myllm.model import GPTModel
+from myllm.presets import default_config
 from myllm.progress import Progress
 from myllm.storage import sealed_folder
 from myllm.tokenizer import BPETokenizer, CharTokenizer, Tokenizer
