@@ -120,7 +120,7 @@ def _tell(message: str) -> None:
 
 
 def _out_of_memory(error: RuntimeError) -> int:
-    """Tells of a model that does not fit; any other `RuntimeError` is ours, and is raised again."""
+    """Tells of a model that does not fit; any other `RuntimeError` is raised again."""
     from myllm.device import out_of_memory
 
     remedy = "take a smaller --d-model, --n-layers, --vocab-size or --batch-size"

@@ -15,7 +15,7 @@ import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from myllm.errors import ConfigError, InputError
 from myllm.registry import check_choice, unknown
@@ -30,19 +30,12 @@ ENCODING_ERRORS = ("strict", "replace", "ignore")
 VAL_SPLITS = ("spread", "end")
 ON_NONFINITE = ("stop", "rollback")
 ON_DISK_FULL = ("stop", "wait")
+FROM = {"flag": "from"}  # the flag of a field that cannot have a keyword of Python as its name
 
 
-T = TypeVar("T")
-
-
-def positional(default: T) -> T:
+def positional(default: Any) -> Any:
     """A field that the command line takes without a flag, by its place."""
-    return typing.cast(T, field(default=default, metadata={"positional": True}))
-
-
-def named(flag: str, default: T) -> T:
-    """A field whose flag has another name, because its own is a keyword of Python."""
-    return typing.cast(T, field(default=default, metadata={"flag": flag}))
+    return field(default=default, metadata={"positional": True})
 
 
 @dataclass(frozen=True)
@@ -224,10 +217,8 @@ class TrainConfig:
             raise ConfigError(f"minutes {self.minutes}: must be above 0 and at most 1000000")
         if self.learning_rate > 10:
             raise ConfigError(f"learning_rate {self.learning_rate}: the limit is 10; try 0.001")
-        if self.min_learning_rate > 1:
-            raise ConfigError(
-                f"min_learning_rate {self.min_learning_rate}: it is a share of the peak, 0 to 1"
-            )
+        if (share := self.min_learning_rate) > 1:
+            raise ConfigError(f"min_learning_rate {share}: it is a share of the peak, 0 to 1")
         check_choice("on_nonfinite", self.on_nonfinite, ON_NONFINITE)
         check_choice("on_disk_full", self.on_disk_full, ON_DISK_FULL)
         if self.dtype is not None:
@@ -250,7 +241,7 @@ class SamplingConfig:
     top_p: float | None = 0.95  # choose among the likeliest tokens that sum to this probability
     min_p: float | None = None  # drop tokens below this share of the likeliest one's probability
     repetition_penalty: float = 1.0  # above 1: what stands in the context becomes less likely
-    stop: tuple[str, ...] = ()  # end at this string, which is not shown (may be repeated)
+    stop: tuple[str, ...] = ()  # end at this string, which is not shown
     ignore_end: bool = False  # continue past the end-of-text token
     sample_seed: int | None = None  # the same seed gives the same text (None: a new one each time)
 
@@ -281,7 +272,7 @@ class RunConfig:
 
     preset: str = "modern"  # layout and recipe: modern, gpt2, llama
     size: str | None = None  # cpu, gpu, 124m (None: what this machine trains in minutes)
-    from_run: str | None = named("from", None)  # begin with this run's model (None: from nothing)
+    from_run: str | None = field(default=None, metadata=FROM)  # begin with this run's model
     model: GPTConfig = field(default_factory=GPTConfig)
     text: DataConfig = field(default_factory=DataConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
@@ -298,20 +289,17 @@ class RunConfig:
 SECTIONS: dict[str, type[Any]] = {
     "": RunConfig,
     **{
-        name: kind
-        for name, kind in typing.get_type_hints(RunConfig).items()
-        if dataclasses.is_dataclass(kind)
+        f.name: typing.cast(type[Any], f.default_factory)
+        for f in dataclasses.fields(RunConfig)
+        if dataclasses.is_dataclass(f.default_factory)
     },
-}  # fmt: skip
+}
 
 
 def field_types(section: type[Any]) -> dict[str, Any]:
     """The scalar fields of one dataclass and their types; those that are sections are left out."""
-    return {
-        name: kind
-        for name, kind in typing.get_type_hints(section).items()
-        if not dataclasses.is_dataclass(kind)
-    }
+    hints = typing.get_type_hints(section)
+    return {n: kind for n, kind in hints.items() if not dataclasses.is_dataclass(kind)}
 
 
 # setting → its section and its type
@@ -365,7 +353,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise InputError(f"{path} is not valid TOML: {error}") from None
     values: dict[str, Any] = {}
     for name, value in document.items():
-        values.update(value if isinstance(value, dict) else {name: value})
+        values |= value if isinstance(value, dict) else {name: value}
     return values
 
 
@@ -389,15 +377,13 @@ def from_toml(path: Path) -> RunConfig:
         InputError, ConfigError: the file cannot be read or its values cannot work.
     """
     values = read_toml(path)
-    none_able = {
-        name: None for name, (_, kind) in SETTINGS.items() if type(None) in typing.get_args(kind)
-    }
-    return with_values(RunConfig(), {**none_able, **values}).validate()
+    nones = {n: None for n, (_, kind) in SETTINGS.items() if type(None) in typing.get_args(kind)}
+    return with_values(RunConfig(), {**nones, **values}).validate()
 
 
 def _converted(name: str, value: Any, kind: Any) -> Any:
     """`value` as `kind`, for what TOML can hold; no silent narrowing."""
-    allowed = [k for k in (typing.get_args(kind) or (kind,))]
+    allowed = typing.get_args(kind) or (kind,)
     if typing.get_origin(kind) is tuple:
         if isinstance(value, (list, tuple)) and all(isinstance(v, str) for v in value):
             return tuple(value)

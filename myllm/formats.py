@@ -31,7 +31,7 @@ class ExportResult:
 
 
 # name → what is added to the run's name, the writer
-FORMATS: Registry[tuple[str, Callable[[RunFolder, Path], None]]] = Registry("to", {
+FORMATS: Registry[tuple[str, Callable[..., None]]] = Registry("to", {
     "hf": ("-hf", export_huggingface),
     "gguf": (".gguf", export_gguf),
     "onnx": ("-onnx", export_onnx),

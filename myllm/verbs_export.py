@@ -11,8 +11,8 @@ from myllm.parse import Common
 from myllm.verb import Verb, run_flags, runs_dir_flag
 
 if TYPE_CHECKING:
-    from myllm.api import Run
     from myllm.export_check import Comparison
+    from myllm.run import Run
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from myllm.parse import given
 from myllm.verb import Verb, began, run_flags
 
 if TYPE_CHECKING:
-    from myllm.api import Run
     from myllm.presets import Resolved
+    from myllm.run import Run
 
 
 @dataclass(frozen=True)
