@@ -19,11 +19,11 @@ from pathlib import Path
 import torch
 from comparison import report, spread
 
-from myllm.config import default_config
 from myllm.corpora import python_docs
 from myllm.dataset import TextDataset
 from myllm.model import GPTModel
 from myllm.prepare import prepare
+from myllm.presets import default_config
 from myllm.run_folder import RunFolder
 from myllm.train import Trainer
 

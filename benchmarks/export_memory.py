@@ -22,8 +22,9 @@ import torch
 from comparison import report
 
 from myllm.checkpoint import Checkpoint
-from myllm.config import RunConfig, default_config
+from myllm.config import RunConfig
 from myllm.model import GPTModel
+from myllm.presets import default_config
 from myllm.run_folder import RunFolder
 from myllm.state import TrainState
 from myllm.tokenizer import CharTokenizer

@@ -91,10 +91,11 @@ def _measure(shape: dict[str, int], name: str) -> dict[str, float]:
     import torch
 
     from myllm.benchmark import benchmark_training_step, measure_peak_flops
-    from myllm.config import default_config, with_values
+    from myllm.config import with_values
     from myllm.device import choose_attention, choose_dtype, peak_memory_bytes
     from myllm.memory import estimate_training_memory
     from myllm.model import GPTModel
+    from myllm.presets import default_config
 
     device = torch.device(name)
     values: dict[str, Any] = {

@@ -99,12 +99,13 @@ def _step_seconds(text: Path, recipe: Recipe, device: str) -> list[tuple[float, 
     import numpy as np
     import torch
 
-    from myllm.config import DataConfig, default_config, with_values
+    from myllm.config import DataConfig, with_values
     from myllm.dataset import TextDataset
     from myllm.device import choose_attention
     from myllm.model import GPTModel
     from myllm.observer import Observer
     from myllm.prepare import prepare
+    from myllm.presets import default_config
     from myllm.train import Trainer
 
     with tempfile.TemporaryDirectory() as folder:

@@ -3,8 +3,7 @@
 A knob is one field of one dataclass here, with a comment that is its help text. The command
 line, `--help`, the TOML file and the run folder all read these dataclasses; nothing lists the
 fields a second time. Field names are unique over the dataclasses, so that flags can be flat.
-
-Precedence: default < preset < size < minutes < TOML file < command line.
+Which value wins where several are given is said in `presets.resolve`.
 """
 
 from __future__ import annotations
@@ -13,12 +12,13 @@ import dataclasses
 import math
 import tomllib
 import typing
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from myllm.errors import ConfigError, InputError
-from myllm.registry import Registry, check_choice, unknown
+from myllm.registry import check_choice, unknown
 
 # Kinds that have a table of classes (tokenizers, attentions, schedules, optimizers) are looked up
 # there, so that adding one touches one file.
@@ -28,6 +28,14 @@ FEED_FORWARD_NAMES = ("gelu", "swiglu")
 DTYPE_NAMES = ("bfloat16", "float16", "float32")
 ENCODING_ERRORS = ("strict", "replace", "ignore")
 VAL_SPLITS = ("spread", "end")
+ON_NONFINITE = ("stop", "rollback")
+ON_DISK_FULL = ("stop", "wait")
+FROM = {"flag": "from"}  # the flag of a field that cannot have a keyword of Python as its name
+
+
+def positional(default: Any) -> Any:
+    """A field that the command line takes without a flag, by its place."""
+    return field(default=default, metadata={"positional": True})
 
 
 @dataclass(frozen=True)
@@ -145,7 +153,7 @@ class GPTConfig:
 class DataConfig:
     """Where the text comes from and how it becomes tokens."""
 
-    paths: tuple[str, ...] = ()  # files, folders, or - for standard input
+    paths: tuple[str, ...] = positional(())  # files, folders, or - for standard input
     data: str | None = None  # a corpus to download instead of paths: shakespeare
     tokenizer: str = "bpe"  # bpe (byte pairs, any text), char (one token per character)
     encoding: str = "utf-8"  # how the text files are encoded
@@ -176,7 +184,7 @@ class TrainConfig:
     """How the model is trained."""
 
     minutes: float | None = None  # time for the run: chooses shape, batch and steps to fit it
-    batch_size: int = 16  # windows in one forward pass
+    batch_size: int = 16  # sequences in one forward pass
     accumulation_steps: int = 1  # forward passes whose gradients make one step
     max_steps: int = 1000  # optimizer steps in all
     optimizer: str = "muon"  # muon (hidden matrices; AdamW for the rest), adamw
@@ -203,24 +211,13 @@ class TrainConfig:
     def validate(self) -> TrainConfig:
         """Raises `ConfigError` for a value that cannot work; returns itself."""
         for name, least, most in (
-            ("batch_size", 1, 1_000_000),
-            ("accumulation_steps", 1, 1_000_000),
-            ("max_steps", 1, 1_000_000_000),
-            ("warmup_steps", 0, 1_000_000_000),
-            ("eval_interval", 1, 1_000_000_000),
-            ("patience", 1, 1_000_000_000),
-            ("keep", 1, 1_000_000),
-            ("profile", 0, 1_000),
-            ("seed", 0, 2**63 - 1),
-        ):
+            ("batch_size", 1, 10**6), ("accumulation_steps", 1, 10**6), ("max_steps", 1, 10**9),
+            ("warmup_steps", 0, 10**9), ("eval_interval", 1, 10**9), ("patience", 1, 10**9),
+            ("keep", 1, 10**6), ("profile", 0, 1_000), ("seed", 0, 2**63 - 1),
+        ):  # fmt: skip
             _check_range(name, getattr(self, name), least, most)
-        for name, above_zero in (
-            ("learning_rate", True),
-            ("weight_decay", False),
-            ("grad_clip", False),
-            ("min_learning_rate", False),
-        ):
-            value = getattr(self, name)
+        for name in ("learning_rate", "weight_decay", "grad_clip", "min_learning_rate"):
+            value, above_zero = getattr(self, name), name == "learning_rate"
             if not math.isfinite(value) or value < 0 or (above_zero and value == 0):
                 limit = "above 0" if above_zero else "0 or more"
                 raise ConfigError(f"{name} {value}: must be a finite number, {limit}")
@@ -228,12 +225,10 @@ class TrainConfig:
             raise ConfigError(f"minutes {self.minutes}: must be above 0 and at most 1000000")
         if self.learning_rate > 10:
             raise ConfigError(f"learning_rate {self.learning_rate}: the limit is 10; try 0.001")
-        if self.min_learning_rate > 1:
-            raise ConfigError(
-                f"min_learning_rate {self.min_learning_rate}: it is a share of the peak, 0 to 1"
-            )
-        check_choice("on_nonfinite", self.on_nonfinite, ("stop", "rollback"))
-        check_choice("on_disk_full", self.on_disk_full, ("stop", "wait"))
+        if (share := self.min_learning_rate) > 1:
+            raise ConfigError(f"min_learning_rate {share}: it is a share of the peak, 0 to 1")
+        check_choice("on_nonfinite", self.on_nonfinite, ON_NONFINITE)
+        check_choice("on_disk_full", self.on_disk_full, ON_DISK_FULL)
         if self.dtype is not None:
             check_choice("dtype", self.dtype, DTYPE_NAMES)
         return self
@@ -254,15 +249,16 @@ class SamplingConfig:
     top_p: float | None = 0.95  # choose among the likeliest tokens that sum to this probability
     min_p: float | None = None  # drop tokens below this share of the likeliest one's probability
     repetition_penalty: float = 1.0  # above 1: what stands in the context becomes less likely
-    stop: tuple[str, ...] = ()  # strings at which the text ends; they are not shown
-    ignore_end: bool = False  # go on past the end-of-text token
+    stop: tuple[str, ...] = ()  # end at this string, which is not shown
+    ignore_end: bool = False  # continue past the end-of-text token
     sample_seed: int | None = None  # the same seed gives the same text (None: a new one each time)
 
     def validate(self) -> SamplingConfig:
         """Raises `ConfigError` for a value that cannot work; returns itself."""
-        _check_range("max_new_tokens", self.max_new_tokens, 0, 100_000_000)
-        _check_range("top_k", self.top_k, 1, 10_000_000)
-        _check_range("sample_seed", self.sample_seed, 0, 2**63 - 1)
+        for name, least, most in (
+            ("max_new_tokens", 0, 10**8), ("top_k", 1, 10**7), ("sample_seed", 0, 2**63 - 1)
+        ):  # fmt: skip
+            _check_range(name, getattr(self, name), least, most)
         if not (0 <= self.temperature <= 100):
             raise ConfigError(f"temperature {self.temperature}: must be between 0 and 100")
         for name in ("top_p", "min_p"):
@@ -284,7 +280,7 @@ class RunConfig:
 
     preset: str = "modern"  # layout and recipe: modern, gpt2, llama
     size: str | None = None  # cpu, gpu, 124m (None: what this machine trains in minutes)
-    from_run: str | None = None  # the run whose model it begins with (None: from nothing)
+    from_run: str | None = field(default=None, metadata=FROM)  # begin with this run's model
     model: GPTConfig = field(default_factory=GPTConfig)
     text: DataConfig = field(default_factory=DataConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
@@ -297,45 +293,32 @@ class RunConfig:
         return self
 
 
-# The CPU size ends within 4 minutes on two cores. No dropout: it sees the text once or twice
-# in that time, and PyTorch has no fused attention with dropout on CPUs.
-SIZES: Registry[dict[str, Any]] = Registry("size", {
-    "cpu": dict(
-        d_model=160, n_layers=4, n_heads=4, context_length=128, vocab_size=0, dropout=0.0,
-        batch_size=16, max_steps=600, warmup_steps=30,
-    ),
-    "gpu": dict(
-        d_model=384, n_layers=6, n_heads=6, context_length=256, vocab_size=0, dropout=0.2,
-        batch_size=64, max_steps=3000,
-    ),
-    "124m": dict(
-        d_model=768, n_layers=12, n_heads=12, context_length=1024, vocab_size=50257, dropout=0.0,
-        batch_size=16, accumulation_steps=8, max_steps=20_000, warmup_steps=500,
-        learning_rate=1e-3,
-    ),
-})  # fmt: skip
-
-# A preset is a layout that other programs know, and a recipe that trains it well.
-_ADAMW = dict(optimizer="adamw", learning_rate=2e-3, schedule="cosine", min_learning_rate=0.1)
-_ROTARY = dict(position="rotary", norm="rmsnorm", norm_eps=1e-6, feed_forward="swiglu", bias=False)
-PRESETS: Registry[dict[str, Any]] = Registry("preset", {
-    "gpt2": _ADAMW,  # Hugging Face's GPT2LMHeadModel
-    "modern": dict(**_ROTARY, qk_norm=True),  # … Qwen3ForCausalLM
-    "llama": dict(**_ROTARY, tie_weights=False),  # … LlamaForCausalLM
-})  # fmt: skip
+# The dataclasses of a run's settings by section; "" holds what stands above the first section.
+SECTIONS: dict[str, type[Any]] = {
+    "": RunConfig,
+    **{
+        f.name: typing.cast(type[Any], f.default_factory)
+        for f in dataclasses.fields(RunConfig)
+        if dataclasses.is_dataclass(f.default_factory)
+    },
+}
 
 
-def default_config(preset: str = "modern", size: str = "cpu") -> RunConfig:
-    """The configuration of a preset at a size, before any file or flag.
-
-    Raises:
-        ConfigError: for an unknown preset or size.
-    """
-    values = {**PRESETS[preset], **SIZES[size]}
-    return with_values(RunConfig(preset=preset, size=size), values)
+def field_types(section: type[Any]) -> dict[str, Any]:
+    """The scalar fields of one dataclass and their types; those that are sections are left out."""
+    hints = typing.get_type_hints(section)
+    return {n: kind for n, kind in hints.items() if not dataclasses.is_dataclass(kind)}
 
 
-def with_values(config: RunConfig, values: dict[str, Any]) -> RunConfig:
+# setting → its section and its type
+SETTINGS: dict[str, tuple[str, Any]] = {
+    name: (section, kind)
+    for section, owner in SECTIONS.items()
+    for name, kind in field_types(owner).items()
+}
+
+
+def with_values(config: RunConfig, values: Mapping[str, Any]) -> RunConfig:
     """A copy of `config` with flat `values` put into the fields of those names.
 
     >>> with_values(RunConfig(), {"d_model": 64, "max_steps": 5}).model.d_model
@@ -344,25 +327,24 @@ def with_values(config: RunConfig, values: dict[str, Any]) -> RunConfig:
     Raises:
         ConfigError: for an unknown name (with the nearest), or a value of another type.
     """
-    parts: dict[str, dict[str, Any]] = {"": {}, "model": {}, "text": {}, "train": {}}
-    homes = {name: part for part in parts for name in _field_types(config, part)}
+    sections: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
     for name, value in values.items():
-        if name not in homes:
-            raise unknown("setting", name, homes)
-        parts[homes[name]][name] = _converted(name, value, _field_types(config, homes[name])[name])
-    top = parts.pop("")
-    for part, changes in parts.items():
-        top[part] = dataclasses.replace(getattr(config, part), **changes)
+        if name not in SETTINGS:
+            raise unknown("setting", name, SETTINGS)
+        section, kind = SETTINGS[name]
+        sections[section][name] = _converted(name, value, kind)
+    top = sections.pop("")
+    for section, changes in sections.items():
+        top[section] = dataclasses.replace(getattr(config, section), **changes)
     return dataclasses.replace(config, **top)
 
 
 def flat_values(config: RunConfig) -> dict[str, Any]:
     """All settings of `config` by name, without their sections."""
-    values: dict[str, Any] = {}
-    for part in ("", "model", "text", "train"):
-        owner = getattr(config, part) if part else config
-        values |= {name: getattr(owner, name) for name in _field_types(config, part)}
-    return values
+    return {
+        name: getattr(getattr(config, section) if section else config, name)
+        for name, (section, _) in SETTINGS.items()
+    }
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -379,7 +361,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise InputError(f"{path} is not valid TOML: {error}") from None
     values: dict[str, Any] = {}
     for name, value in document.items():
-        values.update(value if isinstance(value, dict) else {name: value})
+        values |= value if isinstance(value, dict) else {name: value}
     return values
 
 
@@ -388,15 +370,11 @@ def to_toml(config: RunConfig) -> str:
     import tomli_w
 
     document: dict[str, Any] = {}
-    for part in ("", "model", "text", "train"):
-        owner = getattr(config, part) if part else config
-        section = {name: getattr(owner, name) for name in _field_types(config, part)}
-        section = {
-            name: list(value) if isinstance(value, tuple) else value
-            for name, value in section.items()
-            if value is not None
-        }
-        document.update({part: section} if part else section)
+    for name, value in flat_values(config).items():
+        section, _ = SETTINGS[name]
+        if value is not None:
+            home = document.setdefault(section, {}) if section else document
+            home[name] = list(value) if isinstance(value, tuple) else value
     return tomli_w.dumps(document)
 
 
@@ -407,29 +385,13 @@ def from_toml(path: Path) -> RunConfig:
         InputError, ConfigError: the file cannot be read or its values cannot work.
     """
     values = read_toml(path)
-    none_able = {
-        name: None
-        for part in ("", "model", "text", "train")
-        for name, kind in _field_types(RunConfig(), part).items()
-        if type(None) in typing.get_args(kind)
-    }
-    return with_values(RunConfig(), {**none_able, **values}).validate()
-
-
-def _field_types(config: RunConfig, part: str) -> dict[str, Any]:
-    """The scalar fields of one dataclass of `config` ("": the outer one) and their types."""
-    owner = type(getattr(config, part)) if part else type(config)
-    hints = typing.get_type_hints(owner)
-    return {
-        f.name: hints[f.name]
-        for f in dataclasses.fields(owner)
-        if not dataclasses.is_dataclass(hints[f.name])
-    }
+    nones = {n: None for n, (_, kind) in SETTINGS.items() if type(None) in typing.get_args(kind)}
+    return with_values(RunConfig(), {**nones, **values}).validate()
 
 
 def _converted(name: str, value: Any, kind: Any) -> Any:
     """`value` as `kind`, for what TOML can hold; no silent narrowing."""
-    allowed = [k for k in (typing.get_args(kind) or (kind,))]
+    allowed = typing.get_args(kind) or (kind,)
     if typing.get_origin(kind) is tuple:
         if isinstance(value, (list, tuple)) and all(isinstance(v, str) for v in value):
             return tuple(value)
@@ -438,7 +400,7 @@ def _converted(name: str, value: Any, kind: Any) -> Any:
         return float(value)
     if type(value) in allowed:
         return value
-    names = " or ".join("nothing" if k is type(None) else k.__name__ for k in allowed)
+    names = " or ".join("None" if k is type(None) else k.__name__ for k in allowed)
     raise ConfigError(f"{name} {value!r}: must be {names}")
 
 

@@ -1,16 +1,15 @@
-"""Room: a training run's progress → a person's screen, or plain lines. Knows nothing of models.
+"""Room: a training run's plan, progress and result → a person's screen, or plain lines.
 
-On a terminal: a progress bar and samples of the model's writing. Elsewhere: one line per
-evaluation, without control characters.
+On a terminal and in a notebook: a progress bar and samples of the model's writing. Elsewhere: one
+line per evaluation, without control characters.
 """
 
 from __future__ import annotations
 
-import os
-import re
+import importlib.util
 import time
 from collections.abc import Callable
-from typing import TextIO
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
@@ -18,6 +17,11 @@ from rich.text import Text
 
 from myllm.metrics import Metrics
 from myllm.observer import Observer
+from myllm.terminal import printable
+from myllm.train import Trainer
+
+if TYPE_CHECKING:
+    from myllm.token_file import TokenFile
 
 
 class TrainingDisplay(Observer):
@@ -43,7 +47,7 @@ class TrainingDisplay(Observer):
     def on_start(self, step: int, max_steps: int) -> None:
         self._max_steps, self._first_step = max_steps, step
         self._started = time.monotonic()
-        if self.quiet or not self.console.is_terminal:
+        if self.quiet or not _has_bar(self.console):
             return
         self._progress = Progress(
             TextColumn("step {task.completed}/{task.total}"),
@@ -73,7 +77,7 @@ class TrainingDisplay(Observer):
             f"validation {record.val_loss:.4f} ({record.val_bits_per_byte:.3f} bits per byte)  "
             f"{record.tokens_per_second:,.0f} tokens/s  {self._eta(record.step)}"
         )
-        if self.console.is_terminal:
+        if _is_watched(self.console):
             self.console.print(Text(printable(self.write_sample(record.step)), style="dim italic"))
 
     def _eta(self, step: int) -> str:
@@ -92,6 +96,37 @@ class TrainingDisplay(Observer):
             self._progress.stop()
 
 
+def _is_watched(console: Console) -> bool:
+    """Whether a person looks on: at a terminal or at a notebook."""
+    return console.is_terminal or console.is_jupyter
+
+
+def _has_bar(console: Console) -> bool:
+    """Whether a bar can be drawn anew again and again; in a notebook that takes ipywidgets."""
+    has_widgets = importlib.util.find_spec("ipywidgets") is not None
+    return console.is_terminal or (console.is_jupyter and has_widgets)
+
+
+def plan_lines(trainer: Trainer, token_file: TokenFile) -> list[str]:
+    """What is going to be trained, on what and where to."""
+    shape, config = trainer.model.config, trainer.config
+    names = f"{token_file.n_documents:,} documents" if token_file.n_documents > 1 else "1 document"
+    per_step = trainer.train_data.batch_size * shape.context_length
+    dtype = str(trainer.dtype).removeprefix("torch.")
+    begin = f"from step {trainer.step} " if trainer.step else ""
+    assert trainer.run is not None
+    return [
+        f"text    {token_file.n_characters:,} characters, {token_file.n_tokens:,} tokens "
+        f"({token_file.tokenizer.kind}, vocabulary {token_file.tokenizer.vocab_size:,}), {names}",
+        f"model   {trainer.model.count_parameters():,} parameters: {shape.n_layers} layers, "
+        f"{shape.d_model} wide, {shape.n_heads} heads, context {shape.context_length}",
+        f"device  {trainer.device}, {dtype}",
+        f"steps   {begin}to {config.max_steps:,}, {per_step:,} tokens each "
+        f"({config.max_steps * per_step / token_file.n_tokens:.1f} times the text)",
+        f"saved   in {trainer.run.path}",
+    ]
+
+
 def format_duration(seconds: float) -> str:
     """
     >>> [format_duration(s) for s in (5, 75, 3700)]
@@ -103,58 +138,3 @@ def format_duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60}m{whole % 60:02d}s"
     return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
-
-
-def printable(text: str) -> str:
-    """`text` without the control characters that a terminal would obey."""
-    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", "\N{REPLACEMENT CHARACTER}", text)
-
-
-class PatientStream:
-    """A stream that goes on without its reader: a training run must not end because a terminal
-    was closed or `head` has seen enough."""
-
-    def __init__(self, stream: TextIO) -> None:
-        """
-        Args:
-            stream: where to write for as long as that works.
-        """
-        self._stream: TextIO | None = stream
-
-    def write(self, text: str) -> int:
-        """Writes, if somebody still reads."""
-        self._try(lambda stream: stream.write(text))
-        return len(text)
-
-    def flush(self) -> None:
-        """Passes on what was written."""
-        self._try(lambda stream: stream.flush())
-
-    def isatty(self) -> bool:
-        """Whether a person reads."""
-        return self._stream is not None and self._stream.isatty()
-
-    def fileno(self) -> int:
-        """The descriptor of the stream."""
-        if self._stream is None:
-            raise OSError("the reader has left")
-        return self._stream.fileno()
-
-    @property
-    def encoding(self) -> str:
-        """How text becomes bytes."""
-        return self._stream.encoding if self._stream is not None else "utf-8"
-
-    def _try(self, work: Callable[[TextIO], object]) -> None:
-        if self._stream is None:
-            return
-        try:
-            work(self._stream)
-        except OSError:  # EPIPE of a pipe, EIO of a closed terminal
-            silence(self._stream)
-            self._stream = None
-
-
-def silence(stream: TextIO) -> None:
-    """Sends what is left in a stream's buffer nowhere, so that closing it cannot fail either."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

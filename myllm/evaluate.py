@@ -36,6 +36,11 @@ class Evaluation:
         """That of no text."""
         return cls(math.nan, math.nan, 0)
 
+    @property
+    def perplexity(self) -> float:
+        """e to the loss: among so many equally likely tokens the model is undecided."""
+        return math.exp(self.loss)
+
 
 class Validation:
     """The text that a training run is measured on, again and again."""

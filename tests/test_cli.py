@@ -7,6 +7,7 @@ import logging
 import os
 import random
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -136,7 +137,7 @@ class TestHappyPaths:
         result_line = next(line for line in lines if "best validation loss" in line)
         assert "nats per token" in result_line and "bits per byte" in result_line
         assert lines[-2].strip().startswith("myllm generate ")
-        assert lines[-1].strip() == "myllm chat --run told"
+        assert lines[-1].strip() == "myllm write --run told"
         assert len(lines) == 5 + 2 + 4
 
     def test_run_folder_has_all_parts(self, place):
@@ -199,20 +200,34 @@ class TestHappyPaths:
         assert result.code == 0
         assert "e" not in result.out.removeprefix("the")
 
-    def test_chat_reads_lines_from_a_pipe(self, place, run, monkeypatch):
+    def test_write_reads_lines_from_a_pipe(self, place, run, monkeypatch):
         """A beginning is written on, commands work, /quit leaves."""
         lines = "the moon\n/temperature 0\n/settings\n/probs\n/nonsense\n/reset\n/quit\nnever\n"
         monkeypatch.setattr(sys, "stdin", io.StringIO(lines))
-        result = run("chat", "--max-new-tokens", "5", "--sample-seed", "1")
+        result = run("write", "--max-new-tokens", "5", "--sample-seed", "1")
         assert result.code == 0 and result.err == ""
         assert "temperature: 0.0" in result.out
         assert "%" in result.out and "nonsense" in result.out
         assert "forgotten" in result.out
 
-    def test_chat_ends_with_its_input(self, place, run, monkeypatch):
+    def test_write_ends_with_its_input(self, place, run, monkeypatch):
         """The end of standard input is a good end."""
         monkeypatch.setattr(sys, "stdin", io.StringIO("the\n"))
-        assert run("chat", "--max-new-tokens", "3").code == 0
+        assert run("write", "--max-new-tokens", "3").code == 0
+
+    def test_chat_says_what_it_is_not(self, place, run, monkeypatch):
+        """No model here was trained to answer: one line says so, and writing begins."""
+        monkeypatch.setattr(sys, "stdin", io.StringIO("the moon\n/quit\n"))
+        result = run("chat", "--max-new-tokens", "5")
+        assert result.code == 0 and result.err == ""
+        assert result.out.splitlines()[0].startswith("story was not trained to answer")
+        assert "myllm write" in result.out
+
+    def test_chat_with_a_template(self, place, run, monkeypatch):
+        """A chat template is not applied yet; one line says so."""
+        monkeypatch.setattr("myllm.tokenizer.Tokenizer.chat_template", "{{ messages }}")
+        monkeypatch.setattr(sys, "stdin", io.StringIO("/quit\n"))
+        assert "not applied yet" in run("chat").out.splitlines()[0]
 
     def test_evaluate_agrees_with_training(self, place, run):
         """On the validation split it finds the best loss of training, again."""
@@ -300,7 +315,7 @@ class TestHappyPaths:
         assert run("generate", "the", "--run", folder, "--max-new-tokens", "5").code == 0
         assert run("evaluate", "a.txt", "--run", folder).code == 0
         monkeypatch.setattr(sys, "stdin", io.StringIO("the\n"))
-        assert run("chat", "--run", folder, "--max-new-tokens", "5").code == 0
+        assert run("write", "--run", folder, "--max-new-tokens", "5").code == 0
         assert run("generate", "the", "--run", "../another machine/my run").code == 0
 
     def test_copied_run_resumes_on_the_text_given_anew(self, place, run, tmp_path, monkeypatch):
@@ -495,7 +510,7 @@ class TestSettings:
             (["generate", "x", "--top-p", "1.5"], ["top_p 1.5"]),
             (["generate", "x", "--top-k", "0"], ["top_k 0"]),
             (["generate", "x", "--max-new-tokens", "many"], ["many"]),
-            (["chat", "--min-p", "7"], ["min_p 7"]),
+            (["write", "--min-p", "7"], ["min_p 7"]),
             (["evaluate", "--runs", "x"], ["--runs", "--run"]),
             (["prepare", "story.txt", "--tokeniser", "bpe"], ["--tokeniser", "--tokenizer"]),
             (["benchmark", "--iterations", "0"], ["iterations 0", "1"]),
@@ -519,7 +534,87 @@ class TestSettings:
     def test_out_that_is_a_file(self, place, run):
         """A folder of runs that cannot be made is refused before training."""
         Path("taken").touch()
-        assert_refused(run("train", "story.txt", "--out", "taken", *TINY), 2, "taken")
+        assert_refused(run("train", "story.txt", "--runs-dir", "taken", *TINY), 2, "taken")
+
+
+class TestShowSettings:
+    def rows(self, result):
+        """Setting → its value and where it came from."""
+        assert result.code == 0 and result.err == ""
+        rows = [re.split(r" {2,}", line) for line in result.out.splitlines()]
+        return {name: (value, where) for name, value, where in rows}
+
+    def test_each_setting_and_its_layer(self, here, run):
+        """Every setting is shown once; nothing is trained or written."""
+        Path("my.toml").write_text("n_heads = 5\nseed = 4\n")
+        args = [
+            "a.txt",
+            "--size",
+            "cpu",
+            "--preset",
+            "llama",
+            "--config",
+            "my.toml",
+            "--seed",
+            "7",
+        ]
+        rows = self.rows(run("train", *args, "--show-settings"))
+        assert rows["seed"] == ("7", "flag") and rows["paths"] == ("('a.txt',)", "flag")
+        assert rows["n_heads"] == ("5", "file my.toml")
+        assert rows["d_model"] == ("160", "size cpu")
+        assert rows["tie_weights"] == ("False", "preset llama")
+        assert rows["optimizer"] == ("muon", "default")
+        assert {"preset", "size", "from_run", "context_length", "minutes"} <= set(rows)
+        assert [path.name for path in here.iterdir()] == ["my.toml"]
+
+    def test_of_runs(self, place, run):
+        """A resumed run's settings are its own; one that is begun takes the model only."""
+        rows = self.rows(run("train", "--resume", "story", "--max-steps", "9", "--show-settings"))
+        assert rows["max_steps"] == ("9", "flag") and rows["d_model"] == ("32", "the run")
+        rows = self.rows(run("train", "--from", "story", "--show-settings"))
+        assert rows["d_model"] == ("32", "run story") and rows["learning_rate"][1] == "fine-tuning"
+        before = hashes("checkpoints")
+        assert hashes("checkpoints") == before
+
+    def test_what_cannot_work_is_refused(self, here, run):
+        """As training would."""
+        assert_refused(run("train", "--d-model", "7", "--show-settings"), 2, "d_model 7")
+        assert_refused(run("train", "--schedule", "cosin", "--show-settings"), 2, "cosine")
+
+    def test_plan(self, here, run):
+        """With a time the machine is measured; without a text nothing is extracted."""
+        rows = self.rows(run("train", "--minutes", "1", "--show-settings"))
+        assert {rows[name][1] for name in ("d_model", "max_steps", "dropout")} == {"plan"}
+        assert not list(here.iterdir())
+        Path("story.txt").write_text(words())
+        flags = ["--minutes", "1", "--d-model", "32", "--n-heads", "2", "--max-steps", "9"]
+        rows = self.rows(run("train", "story.txt", *flags, "--show-settings"))
+        assert rows["batch_size"][1] == "plan" and rows["d_model"] == ("32", "flag")
+        assert not Path("checkpoints").exists()
+
+
+class TestFolderOfRuns:
+    def test_hints_work_as_printed(self, here, run):
+        """Also with blanks in the names of run and folder."""
+        Path("story.txt").write_text(words())
+        result = run("train", "story.txt", "--run", "my run", "--runs-dir", "old runs", *TINY)
+        hints = [line.strip() for line in result.out.splitlines() if line.startswith("  myllm ")]
+        assert len(hints) == 2
+        args = shlex.split(hints[0])[1:]
+        assert run(*args, "--max-new-tokens", "3").code == 0
+
+    @pytest.mark.parametrize("args", [["generate", "x"], ["evaluate"], ["verify"]])
+    def test_the_old_spelling_is_accepted_with_a_hint(self, place, run, args):
+        """--out was the folder of runs; one line says what it is now."""
+        shutil.move("checkpoints", "runs")
+        result = run(*args, "--out", "runs")
+        assert result.code == 0 and result.lines == ["--out is now --runs-dir"]
+
+    def test_the_old_spelling_of_export(self, place, run):
+        """There --out is the folder to make, and --runs was the folder of runs."""
+        result = run("export", "--runs", "checkpoints", "--out", "there", "--no-verify")
+        assert result.code == 0 and result.lines == ["--runs is now --runs-dir"]
+        assert Path("there").is_dir()
 
 
 class TestRuns:
@@ -583,12 +678,12 @@ class TestRuns:
         """Exit 2, with the runs that there are."""
         assert_refused(run("train", "--resume", "stroy"), 2, "stroy", "chars", "story")
 
-    @pytest.mark.parametrize("args", [["generate", "x"], ["chat"], ["evaluate"]])
+    @pytest.mark.parametrize("args", [["generate", "x"], ["write"], ["chat"], ["evaluate"]])
     def test_no_run_yet(self, here, run, args):
         """Exit 2, says how to make one."""
         assert_refused(run(*args), 2, "myllm train")
 
-    @pytest.mark.parametrize("verb", ["generate", "chat", "evaluate"])
+    @pytest.mark.parametrize("verb", ["generate", "write", "chat", "evaluate"])
     def test_no_such_run(self, place, run, verb):
         """Exit 2, with the runs that there are."""
         assert_refused(run(verb, "--run", "nobody"), 2, "nobody", "story")
@@ -608,10 +703,10 @@ class TestPrompts:
         assert result.out.startswith("the 你好 Ω moon")
         assert len(result.lines) == 1 and "3" in result.lines[0]
 
-    def test_unknown_characters_in_chat_are_announced_once(self, place, run, monkeypatch):
+    def test_unknown_characters_in_write_are_announced_once(self, place, run, monkeypatch):
         """Going on with the same text does not repeat what was said."""
         monkeypatch.setattr(sys, "stdin", io.StringIO("the Ω moon\n\n\n"))
-        result = run("chat", "--run", "chars", "--max-new-tokens", "3")
+        result = run("write", "--run", "chars", "--max-new-tokens", "3")
         assert result.code == 0
         assert len(result.lines) == 1, result.err
 
@@ -815,11 +910,11 @@ class TestSignals:
         assert run("train", "story.txt", *TINY).code == 0
         assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
 
-    def test_way_to_go_on_holds_for_another_out(self, place, run):
-        """With --out, the command to go on names it as well."""
+    def test_way_to_resume_holds_for_another_folder(self, place, run):
+        """With --runs-dir, the command to resume names it as well."""
         with pytest.MonkeyPatch.context() as patch:
             interrupt_at(patch, 2, signal.SIGINT)
-            result = run("train", "story.txt", "--run", "far", "--out", "runs", *TINY)
+            result = run("train", "story.txt", "--run", "far", "--runs-dir", "runs", *TINY)
         command = result.lines[-1].partition("myllm train --resume")[2].split()
         assert run("train", "--resume", *command).code == 0
 
@@ -872,7 +967,7 @@ class TestProgram:
         """myllm alone and its help list every verb with what it does."""
         result = run(*args)
         assert result.code == 0
-        for verb in "train generate chat evaluate prepare benchmark".split():
+        for verb in "train generate write chat evaluate prepare benchmark".split():
             assert re.search(rf"^  {verb} +\w+", result.out, re.MULTILINE)
 
     @pytest.mark.parametrize(

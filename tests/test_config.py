@@ -3,19 +3,18 @@
 import dataclasses
 import inspect
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 
+from myllm.cli import VERBS
 from myllm.config import (
-    PRESETS,
-    SIZES,
     DataConfig,
     GPTConfig,
     RunConfig,
     SamplingConfig,
     TrainConfig,
-    default_config,
     flat_values,
     from_toml,
     read_toml,
@@ -23,29 +22,29 @@ from myllm.config import (
     with_values,
 )
 from myllm.errors import ConfigError, InputError
-from myllm.options import (
-    BenchmarkOptions,
-    ChatOptions,
-    EvaluateOptions,
-    GenerateOptions,
-    PrepareOptions,
-    TrainOptions,
-    parse,
+from myllm.parse import flags_of, parse
+from myllm.presets import (
+    FINE_TUNING,
+    PRESETS,
+    SIZES,
+    begun_from,
+    default_config,
+    resolve,
+    resumed_from,
 )
+from myllm.verbs_train import TrainOptions
 
-VERBS = {
-    "train": TrainOptions,
-    "generate": GenerateOptions,
-    "chat": ChatOptions,
-    "evaluate": EvaluateOptions,
-    "prepare": PrepareOptions,
-    "benchmark": BenchmarkOptions,
-}
+
+def resolved(*args):
+    """The settings of `myllm train ARGS`, as they are resolved where there is no GPU."""
+    options = parse(TrainOptions, "train", list(args))
+    file = read_toml(Path(options.config)) if options.config else {}
+    return resolve(file=file, flags=options.settings)
 
 
 def parsed(*args, size="cpu"):
-    """The options of `myllm train ARGS`; the size does not depend on the machine."""
-    return parse(TrainOptions, "train", ["--size", size, *args])
+    """The configuration of `myllm train ARGS`; the size does not depend on the machine."""
+    return resolved("--size", size, *args).config
 
 
 @pytest.fixture
@@ -95,11 +94,11 @@ class TestPrecedence:
     def test_preset_and_size_in_toml(self, toml):
         """A file can name preset and size; flags win over it."""
         path = toml('preset = "llama"\nsize = "gpu"\n')
-        options = parse(TrainOptions, "train", ["--config", path])
+        options = resolved("--config", path).config
         assert (options.preset, options.size) == ("llama", "gpu")
         assert options.model.d_model == SIZES["gpu"]["d_model"]
         assert options.model.tie_weights is False
-        options = parse(TrainOptions, "train", ["--config", path, "--preset", "gpt2"])
+        options = resolved("--config", path, "--preset", "gpt2").config
         assert (options.preset, options.model.position) == ("gpt2", "learned")
 
     @pytest.mark.parametrize("switch, value", [("--compile", True), ("--no-compile", False)])
@@ -117,15 +116,68 @@ class TestPrecedence:
             "max-steps": 9, "optimizer": "adamw", "learning-rate": 0.01, "weight-decay": 0.2,
             "schedule": "one_cycle", "warmup-steps": 4, "grad-clip": 0.5, "eval-interval": 3,
             "patience": 2, "keep": 5, "dtype": "bfloat16", "device": "cpu", "seed": 42,
-            "out": "runs",
+            "runs-dir": "runs",
         }  # fmt: skip
         args = [part for name, value in values.items() for part in (f"--{name}", str(value))]
-        options = parsed("a.txt", "notes/", *args)
-        parts = {**vars(options), **vars(options.model), **vars(options.text)}
-        found = {**parts, **vars(options.train)}
+        options = parse(TrainOptions, "train", ["a.txt", "notes/", *args])
+        found = {**vars(options), **flat_values(resolve(flags=options.settings).config)}
         for name, value in values.items():
             assert found[name.replace("-", "_")] == value, name
-        assert options.text.paths == ("a.txt", "notes/")
+        assert found["paths"] == ("a.txt", "notes/")
+
+    def test_plan_between_size_and_file(self):
+        """A plan wins over the size, a file over the plan."""
+        plan = dict(d_model=96, n_layers=3, max_steps=70)
+        config = resolve(plan=plan, file=dict(n_layers=2), flags=dict(max_steps=5)).config
+        assert (config.model.d_model, config.model.n_layers, config.train.max_steps) == (96, 2, 5)
+
+    def test_each_value_knows_its_layer(self):
+        """Where several layers name a setting, it is the last one."""
+        sources = resolve(
+            preset="llama", plan=dict(d_model=96, n_heads=3), file=dict(n_heads=2, seed=4),
+            flags=dict(seed=5),
+        ).sources  # fmt: skip
+        expected = dict(
+            norm_eps="preset", tie_weights="preset", n_layers="size", d_model="plan",
+            n_heads="file", seed="flags", schedule="default", preset="default",
+        )  # fmt: skip
+        assert {name: sources[name] for name in expected} == expected
+        assert set(sources) == set(flat_values(RunConfig()))
+
+    def test_a_run_takes_the_place_of_preset_and_size(self):
+        """Resumed: all is the run's. Begun from it: the model and the tokenizer are."""
+        saved = with_values(default_config("gpt2", "gpu"), dict(seed=9, tokenizer="char"))
+        resumed = resolve(base=resumed_from(saved), flags=dict(max_steps=9))
+        assert resumed.config == with_values(saved, dict(max_steps=9))
+        assert set(resumed.sources.values()) == {"run", "flags"}
+        begun = resolve(base=begun_from(saved), file=dict(batch_size=3))
+        assert dataclasses.replace(begun.config.model, dropout=0.2) == saved.model
+        assert begun.config.text.tokenizer == "char" and begun.config.train.seed == 1
+        assert begun.config.train.learning_rate == FINE_TUNING["learning_rate"]
+        names = ("d_model", "dropout", "batch_size", "max_steps", "seed")
+        layers = ["run", "fine-tuning", "file", "size", "default"]
+        assert [begun.sources[name] for name in names] == layers
+
+    def test_a_flag_wins_wherever_texts_stand(self):
+        """Texts may stand before, between and behind flags."""
+        options = parse(TrainOptions, "train", "a --seed 2 b --bias c --d-model 8 -- -d".split())
+        assert options.settings == dict(paths=("a", "b", "c", "-d"), seed=2, bias=True, d_model=8)
+
+    def test_standard_input_and_negative_numbers_are_no_flags(self):
+        """- is a text; what looks like a number belongs to the flag before it."""
+        options = parse(TrainOptions, "train", "- --min-learning-rate -1e-3 --seed -4".split())
+        assert options.settings == dict(paths=("-",), min_learning_rate=-1e-3, seed=-4)
+
+    def test_repeatable_flags_do_not_swallow_the_prompt(self):
+        """--stop takes one string each time."""
+        options = parse(VERBS["generate"].options, "generate", "--stop a --stop b c".split())
+        assert options.sampling == dict(stop=("a", "b")) and options.prompt == "c"
+
+    def test_parsing_touches_no_disk(self, monkeypatch):
+        """Files and runs are opened later."""
+        monkeypatch.setattr(Path, "open", lambda *args: pytest.fail("opened"))
+        options = parse(TrainOptions, "train", "x --config none.toml --resume nothing".split())
+        assert (options.config, options.resume) == ("none.toml", "nothing")
 
     def test_underscores_are_accepted_in_flags(self):
         """--d_model is --d-model."""
@@ -209,28 +261,48 @@ class TestToml:
 
 
 class TestHelp:
-    def help_text(self, verb, capsys, monkeypatch):
-        monkeypatch.setenv("COLUMNS", "400")
+    def help_text(self, verb, capsys, monkeypatch, columns="400"):
+        monkeypatch.setenv("COLUMNS", columns)
         with pytest.raises(SystemExit) as exit:
-            parse(VERBS[verb], verb, ["--help"])
+            parse(VERBS[verb].options, verb, ["--help"])
         assert not exit.value.code
         return capsys.readouterr().out
 
     @pytest.mark.parametrize("verb", VERBS)
     def test_every_field_has_its_comment_and_default(self, verb, capsys, monkeypatch):
         """Each knob's flag is shown with the comment of its line and a default."""
-        text = self.help_text(verb, capsys, monkeypatch)
-        flat = " ".join(re.sub(r"[│╭╮╰╯─]", " ", text).split())
-        for owner, field in fields_of(VERBS[verb]):
-            if field == "named":  # what the program notes for itself is no flag
-                continue
-            comment = comment_of(owner, field)
-            assert len(comment) > 4, f"{owner.__name__}.{field} has no comment"
-            assert comment in flat, f"{field}: {comment}"
-            if field not in ("paths", "prompt"):
-                name = "from" if field == "from_run" else field.replace("_", "-")
-                flag = rf"--{name}\b.*?{re.escape(comment)} "
-                assert re.search(flag + r"\((default: .*?|repeatable)\)", flat), field
+        flat = " ".join(self.help_text(verb, capsys, monkeypatch).split())
+        for flag in flags_of(VERBS[verb].options):
+            comment = comment_of(flag.owner, flag.name)
+            assert len(comment) > 4, f"{flag.owner.__name__}.{flag.name} has no comment"
+            assert comment in flat, f"{flag.name}: {comment}"
+            if not flag.positional:
+                pattern = rf"--{flag.flag}\b.*?{re.escape(comment)} "
+                assert re.search(pattern + r"\((default: .*?|repeatable)\)", flat), flag.name
+
+    @pytest.mark.parametrize("verb", VERBS)
+    @pytest.mark.parametrize("columns", ["60", "90", "400"])
+    def test_fits_the_terminal(self, verb, columns, capsys, monkeypatch):
+        """It begins with a usage line, and no line is broken by the terminal."""
+        lines = self.help_text(verb, capsys, monkeypatch, columns).splitlines()
+        assert lines[0].startswith(f"usage: myllm {verb}") and "[OPTIONS]" in lines[0]
+        explained = [line for line in lines if not re.match("  myllm |  -|usage:", line)]
+        assert max(map(len, explained)) <= min(98, int(columns))
+
+    @pytest.mark.parametrize("verb", ["train", "generate"])
+    def test_examples_are_understood(self, verb):
+        """Three commands to copy."""
+        examples = VERBS[verb].options.EXAMPLES
+        assert len(examples) == 3
+        for example in examples:
+            program, name, *args = shlex.split(example)
+            assert (program, name) == ("myllm", verb)
+            parse(VERBS[verb].options, verb, args)
+
+    def test_choices_are_listed(self, capsys, monkeypatch):
+        """What a table knows is shown."""
+        out = self.help_text("train", capsys, monkeypatch)
+        assert "--preset gpt2|modern|llama" in out and "--tokenizer bpe|char" in out
 
     def test_names_are_unique(self):
         """Flags can be flat because no name is used twice."""
@@ -244,21 +316,8 @@ class TestHelp:
         with pytest.raises(SystemExit):
             parse(TrainOptions, "train", ["--preset", "gpt2", "--help"])
         out = capsys.readouterr().out
-        assert re.search(r"--position STR.*\(default: learned\)", out)
-        assert re.search(r"--optimizer STR.*\(default: adamw\)", out)
-
-
-def fields_of(options):
-    """The dataclass and the name of every knob of a verb's options."""
-    for field in dataclasses.fields(options):
-        default = field.default_factory
-        if dataclasses.is_dataclass(default):
-            yield from fields_of(default)
-        else:
-            owners = [
-                c for c in options.__mro__ if field.name in vars(c).get("__annotations__", ())
-            ]
-            yield owners[0], field.name
+        assert re.search(r"--position \S+ .*\(default: learned\)", out)
+        assert re.search(r"--optimizer \S+ .*\(default: adamw\)", out)
 
 
 def comment_of(owner, field):
@@ -382,7 +441,12 @@ class TestLimits:
             (["--d-model", "1.5"], r"d-model.*1\.5"),
             (["--learning-rate", "fast"], r"learning-rate.*fast"),
             (["--d-model"], r"d-model"),
-            (["--compile=maybe"], r"compile"),
+            (["--compile=maybe"], r"--compile=maybe: .*--no-compile"),
+            (["--d-model", "1.5"], r"--d-model 1\.5: must be a whole number"),
+            (["--n-kv-heads", "x"], r"--n-kv-heads x: must be a whole number or None"),
+            (["--run", "--seed", "1"], r"--run needs a value: a text"),
+            (["--learn", "1"], r"unknown option --learn: "),
+            (["-x"], r"unknown option -x: .*goes behind --"),
         ],
     )
     def test_flags_that_cannot_be_understood(self, args, message):

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from myllm.cli import VERBS, main
-from myllm.config import default_config, to_toml
+from myllm.config import to_toml
 from myllm.options import parse
+from myllm.presets import default_config
 from myllm.tokenizer import TOKENIZERS, CharTokenizer
 
 ROOT = Path(__file__).resolve().parents[1]

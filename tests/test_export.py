@@ -24,7 +24,7 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from myllm.checkpoint import Checkpoint
 from myllm.cli import main
-from myllm.config import RunConfig, SamplingConfig, default_config
+from myllm.config import RunConfig, SamplingConfig
 from myllm.device import host_copies
 from myllm.errors import ConfigError, InputError
 from myllm.formats import export, read_back
@@ -36,6 +36,7 @@ from myllm.imported_tokenizer import ImportedTokenizer
 from myllm.layouts import layout_of
 from myllm.model import GPTModel
 from myllm.onnx_folder import export_onnx
+from myllm.presets import default_config
 from myllm.readers import with_llama_cpp, with_myllm
 from myllm.run_folder import RunFolder
 from myllm.state import TrainState

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from myllm.cache import KVCache
-from myllm.config import GPTConfig, default_config
+from myllm.config import GPTConfig
 from myllm.dropout import Dropout
 from myllm.errors import ConfigError, InputError
 from myllm.model import (
@@ -21,6 +21,7 @@ from myllm.model import (
     Role,
     parameter_roles,
 )
+from myllm.presets import default_config
 
 VARIANTS = [
     dict(position=position, norm=norm, feed_forward=ff, n_kv_heads=kv, qk_norm=qk, bias=bias)

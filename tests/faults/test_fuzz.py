@@ -23,12 +23,13 @@ from hypothesis import strategies as st
 
 from myllm.atomic import sealed_folder
 from myllm.checkpoint import MANIFEST, MODEL, Checkpoint
-from myllm.config import DataConfig, GPTConfig, RunConfig, default_config, from_toml, to_toml
+from myllm.config import DataConfig, GPTConfig, RunConfig, from_toml, to_toml
 from myllm.errors import MyLLMError
 from myllm.hf_export import export_huggingface
 from myllm.hf_import import import_huggingface
 from myllm.model import GPTModel
 from myllm.prepare import encode_file, prepare
+from myllm.presets import default_config
 from myllm.run_folder import RunFolder
 from myllm.state import TrainState
 from myllm.token_file import open_token_file

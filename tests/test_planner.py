@@ -6,12 +6,13 @@ import itertools
 
 import pytest
 
-from myllm import recipe as room
+from myllm import planner as room
 from myllm.benchmark import Timing
 from myllm.cli import main
-from myllm.config import default_config, with_values
+from myllm.config import with_values
 from myllm.errors import ConfigError
-from myllm.recipe import fit_to_time, recipe
+from myllm.planner import PLANNED, plan_run, recipe
+from myllm.presets import default_config, resolve
 from myllm.run_folder import RunFolder
 
 BUDGETS = [10.0**k for k in range(9, 21)]
@@ -45,7 +46,7 @@ class TestRecipe:
             assert rates[4 * width] == pytest.approx(rates[width] / 2, rel=0.05)
 
 
-class TestFitToTime:
+class TestPlan:
     @pytest.fixture
     def machine(self, monkeypatch):
         """One that does 10^11 operations a second, whatever the model."""
@@ -59,10 +60,12 @@ class TestFitToTime:
         monkeypatch.setattr(room, "benchmark_training_step", benchmark)
 
     @staticmethod
-    def fitted(named=(), n_train=10**6, **changes):
-        config = with_values(default_config(), {"device": "cpu", "vocab_size": 65, **changes})
+    def fitted(n_train=10**6, **flags):
+        flags = {"device": "cpu", "vocab_size": 65, **flags}
         val = (n_train, n_train + n_train // 9)
-        return fit_to_time(config, named, [(0, n_train)], [val], spent_s=2.0)
+        plan = plan_run(resolve(flags=flags), [(0, n_train)], [val], spent_s=2.0)
+        assert set(plan) <= set(PLANNED)
+        return resolve(plan=plan, flags=flags).config
 
     @pytest.mark.parametrize("minutes", [0.5, 5.0, 30.0])
     def test_the_run_takes_the_time(self, machine, minutes):
@@ -77,7 +80,7 @@ class TestFitToTime:
 
     def test_what_was_named_stays(self, machine):
         changes = dict(d_model=96, learning_rate=1e-4, max_steps=77, eval_interval=7)
-        config = self.fitted(named=tuple(changes), minutes=1.0, **changes)
+        config = self.fitted(minutes=1.0, **changes)
         assert config.model.d_model == 96 and config.train.learning_rate == 1e-4
         assert config.train.max_steps == 77 and config.train.eval_interval == 7
 

@@ -1,4 +1,4 @@
-"""Room: how long a run may take, here → its shape, batch, learning rate, steps.
+"""Room: how long a run may take, here → its shape, batch, learning rate, steps (a plan).
 
 The rules by which a recipe grows, so that one number (`--minutes`) sets all the rest. Each has a
 reason; their constants were fitted on tiny Shakespeare (docs/benchmarks.md has the figures).
@@ -21,21 +21,22 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from myllm.benchmark import benchmark_training_step, measure_peak_flops
 from myllm.compile import compiling_pays
-from myllm.config import RunConfig, with_values
+from myllm.config import TrainConfig, with_values
 from myllm.device import choose_device, choose_dtype
 from myllm.errors import ConfigError
 from myllm.model import GPTModel
+from myllm.presets import GIVEN, Resolved
 
 log = logging.getLogger(__name__)
 
 BASE_FLOPS, BASE_TOKENS = 1e12, 850_000  # a run of some seconds on two CPU cores
 FRESH_EPOCHS = 4.0  # so often a text teaches as much as a new one
-MOST_EPOCHS = 20.0  # a text seen more often than that is learned by heart
+MAX_EPOCHS = 20.0  # a text seen more often than that is learned by heart
 WIDTHS = range(64, 2049, 32)
 BATCH_TOKENS = 2200  # of the base
 LEARNING_RATE = 0.055  # times 1 / √width
@@ -43,7 +44,14 @@ UTILISATION = 0.4  # of the fastest matrix product: what training reaches, rough
 COMPILE_SECONDS, COMPILED_SHARE = 20.0, 0.85  # what compiling takes, and of a step is left
 SAVE_SECONDS = 1.0  # building the model once more, saving it
 EVALUATION_SHARE = 0.05  # of the time
-MOST_EVALUATIONS = 10
+MAX_EVALUATIONS = 10
+
+
+# what a plan decides, where nobody else has
+PLANNED = (
+    "d_model", "n_layers", "n_heads", "context_length", "batch_size", "learning_rate", "dropout",
+    "max_steps", "warmup_steps", "eval_interval",
+)  # fmt: skip
 
 
 def recipe(flops: float, n_tokens: int) -> dict[str, Any]:
@@ -60,7 +68,7 @@ def recipe(flops: float, n_tokens: int) -> dict[str, Any]:
     epochs = BASE_TOKENS * growth**0.5 / n_tokens
     if epochs > FRESH_EPOCHS:
         epochs = (FRESH_EPOCHS * epochs) ** 0.5
-    epochs = min(epochs, MOST_EPOCHS)
+    epochs = min(epochs, MAX_EPOCHS)
     n_parameters = flops / (6 * epochs * n_tokens)
     width = min(WIDTHS, key=lambda d: abs(math.log(_parameters(d) / n_parameters)))
     head_size = 64 if width % 64 == 0 and width >= 192 else 32
@@ -87,71 +95,94 @@ def _parameters(width: int) -> int:
     return 12 * _depth(width) * width**2
 
 
-def fit_to_time(
-    config: RunConfig,
-    named: Collection[str],
+def plan_run(
+    settings: Resolved,
     train_ranges: Sequence[tuple[int, int]],
     val_ranges: Sequence[tuple[int, int]],
     spent_s: float = 0.0,
-) -> RunConfig:
-    """The configuration whose run ends `config.train.minutes` after the program began.
+) -> dict[str, Any]:
+    """The values with which a run ends `minutes` after the program began: the layer `plan`.
 
     The shape follows from the machine's speed by `recipe`; then some steps of that shape are
-    timed, and the steps that fit are counted. What is found stands in the configuration: from
-    there on the run is as repeatable as any.
+    timed, and the steps that fit are counted. What is found stands in the run's configuration:
+    from there on the run is as repeatable as any.
 
     Args:
-        config: with `minutes`, the vocabulary size, and the values of `named`.
-        named: settings that stay as they are.
+        settings: with `minutes` and the vocabulary size; what was given in them stays.
         train_ranges: the parts of the text to learn from.
         val_ranges: those that an evaluation predicts.
         spent_s: seconds that have gone by since the program began.
 
     Raises:
-        ConfigError: the time is too short for ten steps; or a size was named, too.
+        ConfigError: the time is too short for ten steps, or a size was named, too.
     """
-    assert config.train.minutes is not None
-    if "size" in named:
+    minutes = settings.config.train.minutes
+    assert minutes is not None
+    if settings.chosen("size"):
         raise ConfigError("both --size and --minutes choose the model's shape: give one of them")
     n_train, n_val = (
         sum(end - start for start, end in ranges) for ranges in (train_ranges, val_ranges)
     )
     began = time.monotonic()
-    device = choose_device(config.train.device)
-    left_s = 60 * config.train.minutes - spent_s - SAVE_SECONDS
-    speed = UTILISATION * measure_peak_flops(device, choose_dtype(device, config.train.dtype))
-    for _ in range(2):  # small models do not reach the speed that large ones do
-        values = recipe(max(1.0, left_s) * speed, n_train)
-        free = {name: value for name, value in values.items() if name not in named}
-        config = with_values(config, free).validate()
-        B, T = config.train.batch_size, config.model.context_length
-        model = GPTModel(config.model).to(device)
-        timing = benchmark_training_step(model, B, T, 3, config.train)
-        speed = timing.flops_per_second
-    B *= config.train.accumulation_steps
-    step_s = timing.seconds * config.train.accumulation_steps
-    evaluation_s = step_s / 3 * n_val / (B * T)
-    n_evaluations = int(EVALUATION_SHARE * left_s / evaluation_s)
-    n_evaluations = min(MOST_EVALUATIONS, max(1, n_evaluations))
-    left_s -= n_evaluations * evaluation_s + time.monotonic() - began
-    pays = compiling_pays(device, speed * left_s)
-    if config.train.compile or (config.train.compile is None and pays):
-        left_s, step_s = left_s - COMPILE_SECONDS, step_s * COMPILED_SHARE
-    max_steps = int(left_s / step_s)
+    left_s = 60 * minutes - spent_s - SAVE_SECONDS
+    shape, step_s, speed = _measured_shape(settings, left_s, n_train)
+    train = with_values(settings.config, shape).train
+    step_tokens = with_values(settings.config, shape).model.context_length * train.batch_size
+    step_tokens *= train.accumulation_steps
+    n_evaluations, left_s = _evaluations(left_s, step_s / 3 * n_val / step_tokens)
+    left_s -= time.monotonic() - began
+    max_steps = _steps_that_fit(train, left_s, step_s, speed)
     if max_steps < 10:
         raise ConfigError(
-            f"minutes {config.train.minutes}: a step takes {step_s:.2g} s here and preparing took "
+            f"minutes {minutes}: a step takes {step_s:.2g} s here and preparing took "
             f"{spent_s:.0f} s, which leaves time for {max(0, max_steps)} steps: give more minutes"
         )
-    if "max_steps" in named:
-        return config
-    longest = int(MOST_EPOCHS * n_train / (B * T))
+    if settings.sources["max_steps"] in GIVEN:
+        return shape
+    longest = int(MAX_EPOCHS * n_train / step_tokens)
     if longest < max_steps:
-        log.info("the text is short: seen %g times the run ends earlier", MOST_EPOCHS)
+        log.info("the text is short: seen %g times the run ends earlier", MAX_EPOCHS)
         max_steps = longest
-    found = {
+    steps = {
         "max_steps": max_steps,
         "warmup_steps": max_steps // 20,
         "eval_interval": math.ceil(max_steps / n_evaluations),
     }
-    return with_values(config, {name: v for name, v in found.items() if name not in named})
+    return {**shape, **_free(settings, steps)}
+
+
+def _free(settings: Resolved, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of `values` that nobody has given."""
+    return {name: v for name, v in values.items() if settings.sources[name] not in GIVEN}
+
+
+def _measured_shape(
+    settings: Resolved, left_s: float, n_train: int
+) -> tuple[dict[str, Any], float, float]:
+    """The shape for a time, the seconds that its step takes, and operations a second."""
+    config = settings.config
+    device = choose_device(config.train.device)
+    speed = UTILISATION * measure_peak_flops(device, choose_dtype(device, config.train.dtype))
+    shape: dict[str, Any] = {}
+    for _ in range(2):  # small models do not reach the speed that large ones do
+        shape = _free(settings, recipe(max(1.0, left_s) * speed, n_train))
+        config = with_values(settings.config, shape).validate()
+        B, T = config.train.batch_size, config.model.context_length
+        model = GPTModel(config.model).to(device)
+        timing = benchmark_training_step(model, B, T, 3, config.train)
+        speed = timing.flops_per_second
+    return shape, timing.seconds * config.train.accumulation_steps, speed
+
+
+def _evaluations(left_s: float, evaluation_s: float) -> tuple[int, float]:
+    """How many evaluations to make, and the seconds that they leave."""
+    fitting = int(EVALUATION_SHARE * left_s / evaluation_s)
+    n_evaluations = min(MAX_EVALUATIONS, max(1, fitting))
+    return n_evaluations, left_s - n_evaluations * evaluation_s
+
+
+def _steps_that_fit(train: TrainConfig, left_s: float, step_s: float, speed: float) -> int:
+    pays = compiling_pays(choose_device(train.device), speed * left_s)
+    if train.compile or (train.compile is None and pays):
+        left_s, step_s = left_s - COMPILE_SECONDS, step_s * COMPILED_SHARE
+    return int(left_s / step_s)

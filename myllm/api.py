@@ -1,0 +1,262 @@
+"""Room: the Python face: what the command line does, as functions that give a `Run`.
+
+    run = train("novel.txt", max_steps=300)
+    run.generate("Once upon")
+
+Errors are raised (classes of `errors`), never printed.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import IO, Any, cast
+
+from rich.console import Console
+
+from myllm import session
+from myllm.benchmark import Timing, run_benchmark
+from myllm.config import RunConfig, SamplingConfig, with_values
+from myllm.display import TrainingDisplay, plan_lines
+from myllm.errors import ConfigError, InputError
+from myllm.generate import TextGenerator
+from myllm.observer import Observer, Observers
+from myllm.prepare import prepare as prepare_text
+from myllm.presets import Resolved, resolve
+from myllm.run import Run
+from myllm.run_folder import RunFolder, find_run
+from myllm.session import Request, Session
+from myllm.terminal import PatientStream
+from myllm.token_file import TokenFile
+
+StrPath = str | Path
+
+
+# ------------------------------------------------------------------- making runs
+
+
+def train(
+    *texts: StrPath,
+    run: str | None = None,
+    resume: str | None = None,
+    runs_dir: StrPath = "checkpoints",
+    config: StrPath | None = None,
+    quiet: bool = False,
+    observer: Observer | None = None,
+    began: float | None = None,
+    **settings: Any,
+) -> Run:
+    """Trains a model on texts; without any, on the Python manual.
+
+    Args:
+        texts: files, folders, or - for standard input.
+        run: the new run's name; by default it is named after the text.
+        resume: the run to continue, by name or path, instead of a new one.
+        runs_dir: the folder of runs.
+        config: a TOML file of settings; those of the call go before it.
+        quiet: show nothing.
+        observer: is told of steps and evaluations.
+        began: what `minutes` counts from, by `time.monotonic`; by default now.
+        settings: any flag of `myllm train` by its name, such as max_steps, d_model, minutes,
+            from_run.
+
+    Returns:
+        The run, at its end.
+
+    Raises:
+        InputError, ConfigError: a text or a setting that cannot work.
+        NonFiniteError, OutOfMemoryError, DiskFullError, Interrupted: see `Trainer.train`.
+
+    >>> tiny = dict(d_model=32, n_heads=2, n_layers=1, context_length=16, batch_size=4)
+    >>> run = train("novel.txt", max_steps=4, device="cpu", quiet=True, run="short", **tiny)
+    >>> run.state.step
+    4
+    >>> run = train(resume="short", max_steps=6, quiet=True)
+    >>> run.state.step
+    6
+    >>> train("novel.txt", d_modle=32)
+    Traceback (most recent call last):
+    myllm.errors.ConfigError: unknown setting 'd_modle': did you mean d_model? (choices: ...
+    """
+    request = _request(texts, settings, config, run, resume, runs_dir, began)
+    made = session.resume(request) if resume is not None else session.start(request)
+    out = cast(IO[str], PatientStream(sys.stdout))
+    console = Console(file=out, highlight=False, markup=False, soft_wrap=True)
+    trainer = made.trainer
+    if not quiet:
+        _show(console, plan_lines(trainer, made.token_file))
+    with TrainingDisplay(console, _sampler(made), quiet) as display:
+        trainer.observer = display if observer is None else Observers([display, observer])
+        state = trainer.train()
+    if trainer.profiler.table and not quiet:
+        _show(console, [trainer.profiler.table, f"Chrome trace: {trainer.profiler.trace_path}"])
+    return Run(made.run, made.trainer.config.device, state)
+
+
+def settings(
+    *texts: StrPath,
+    run: str | None = None,
+    resume: str | None = None,
+    runs_dir: StrPath = "checkpoints",
+    config: StrPath | None = None,
+    began: float | None = None,
+    **settings: Any,
+) -> Resolved:
+    """The settings that `train` would take, and where each came from; trains nothing.
+
+    >>> settings("novel.txt", size="cpu", seed=3).sources["seed"]
+    'flags'
+    """
+    return session.settings(_request(texts, settings, config, run, resume, runs_dir, began))
+
+
+def _request(
+    texts: Iterable[StrPath],
+    settings: dict[str, Any],
+    config: StrPath | None,
+    run: str | None,
+    resume: str | None,
+    runs_dir: StrPath,
+    began: float | None,
+) -> Request:
+    paths = {"paths": tuple(str(text) for text in texts)}
+    return Request(
+        flags={**settings, **paths} if paths["paths"] else settings,
+        file=None if config is None else str(config),
+        run=run,
+        resume=None if resume is None else str(resume),
+        runs_dir=Path(runs_dir),
+        began=time.monotonic() if began is None else began,
+    )
+
+
+def _show(console: Console, lines: Iterable[str]) -> None:
+    for line in lines:
+        console.print(line)
+
+
+def _sampler(made: Session) -> Callable[[int], str]:
+    """Samples of the model's writing during training."""
+    generator = TextGenerator(made.trainer.model, made.token_file.tokenizer)
+
+    def write(step: int) -> str:
+        sampling = SamplingConfig(max_new_tokens=60, sample_seed=step, ignore_end=True)
+        return generator.generate("", sampling).strip()
+
+    return write
+
+
+def import_model(
+    folder: StrPath, run: str | None = None, runs_dir: StrPath = "checkpoints"
+) -> Run:
+    """Makes a run from a local Hugging Face folder (GPT-2, Llama, Qwen3), to use or train on.
+
+    Args:
+        folder: with config.json, tokenizer.json and safetensors files.
+        run: the run's name; by default that of the folder.
+        runs_dir: the folder of runs.
+
+    Raises:
+        InputError: not such a folder, or a model of another layout.
+
+    >>> exported = load("novel").export("hf", "exported", verify=False)
+    >>> import_model("exported", run="imported").name
+    'imported'
+    """
+    from myllm.hf_import import import_huggingface
+
+    path = Path(folder)
+    if not path.is_dir():
+        raise InputError(f"{path} is not a folder: give one that is on this machine")
+    return Run(import_huggingface(path, Path(runs_dir), run or path.resolve().name))
+
+
+def prepare(
+    *texts: StrPath, vocab_size: int = 0, out: StrPath | None = None, **settings: Any
+) -> TokenFile:
+    """Turns texts into a folder of tokens, to train on it later.
+
+    Args:
+        texts: files, folders, or - for standard input.
+        vocab_size: tokens in the vocabulary; 0 chooses it from the length of the text.
+        out: the folder to make; by default one in `data_dir`, named after the text.
+        settings: fields of `DataConfig`: tokenizer, encoding, …
+
+    Raises:
+        InputError: the texts cannot be used, or `out` holds something else.
+
+    >>> prepare("novel.txt", tokenizer="char", out="novel-tokens").n_documents
+    1
+    """
+    values = {**settings, "paths": tuple(str(text) for text in texts)}
+    config = with_values(RunConfig(), values).text.validate()
+    if not config.paths:
+        raise InputError("no text is named: myllm prepare FILE-OR-FOLDER")
+    return prepare_text(config, vocab_size, out=None if out is None else Path(out))
+
+
+# ------------------------------------------------------------------- finding runs
+
+
+def load(
+    name: str | None = None, runs_dir: StrPath = "checkpoints", device: str | None = None
+) -> Run:
+    """A run by name or path; without one, the run that was saved to last.
+
+    Raises:
+        InputError: there is none; the message lists those that there are.
+
+    >>> load("novel").name
+    'novel'
+    >>> load("nobody")
+    Traceback (most recent call last):
+    myllm.errors.InputError: no run 'nobody' in checkpoints; there are: ...
+    """
+    return Run(find_run(Path(runs_dir), None if name is None else str(name)), device)
+
+
+def runs(runs_dir: StrPath = "checkpoints") -> list[Run]:
+    """All runs of a folder, by name.
+
+    >>> "novel" in [run.name for run in runs()]
+    True
+    """
+    found: list[Run] = []
+    for path in sorted(Path(runs_dir).glob("*")):
+        try:
+            found.append(Run(RunFolder(path)))
+        except InputError:
+            continue  # another kind of folder
+    return found
+
+
+def benchmark(
+    iterations: int = 20, size: str | None = None, **settings: Any
+) -> tuple[float, dict[str, Timing]]:
+    """Measures training and generation speed on this machine.
+
+    Args:
+        iterations: timed repetitions.
+        size: cpu, gpu, 124m; by default what this machine trains in minutes.
+        settings: of the model, and preset, batch_size, optimizer, dtype, device.
+
+    Returns:
+        Operations a second of the fastest matrix product here, and timings by name.
+
+    Raises:
+        ConfigError: a setting that cannot work.
+
+    >>> peak, timings = benchmark(2, d_model=16, n_heads=2, n_layers=1, context_length=8)
+    >>> all(timing.tokens_per_second > 0 for timing in timings.values())
+    True
+    """
+    if iterations < 1:
+        raise ConfigError(f"iterations {iterations}: must be at least 1")
+    flags = settings if size is None else {**settings, "size": size}
+    config = resolve(**session.build_layers(Request(flags))).config
+    if not config.model.vocab_size:
+        config = with_values(config, {"vocab_size": 4096})
+    session.check_names(config.validate())
+    return run_benchmark(config.model, config.train, iterations)

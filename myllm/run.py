@@ -1,0 +1,234 @@
+"""Room: a run folder → what a person does with a trained model: write, measure, export."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from myllm.config import DataConfig, RunConfig, SamplingConfig
+from myllm.dataset import TextDataset
+from myllm.device import autocast, choose_device, choose_dtype
+from myllm.errors import ConfigError
+from myllm.evaluate import Evaluation, evaluate
+from myllm.generate import TextGenerator
+from myllm.model import GPTModel
+from myllm.prepare import encode_file, prepare
+from myllm.registry import unknown
+from myllm.run_folder import RunFolder
+from myllm.state import TrainState
+from myllm.tokenizer_base import Tokenizer
+from myllm.verify import Finding, check_run
+from myllm.weights import load_model
+
+if TYPE_CHECKING:
+    from myllm.formats import ExportResult
+
+log = logging.getLogger(__name__)
+
+
+class Run:
+    """A training run: its model, its settings, its figures. Made by `train`, `load`, `runs` or
+    `import_model`.
+
+    >>> run = load("novel")
+    >>> run.name
+    'novel'
+    >>> run.config.train.max_steps
+    6
+    >>> run
+    Run('checkpoints/novel')
+    """
+
+    def __init__(
+        self, folder: RunFolder, device: str | None = None, state: TrainState | None = None
+    ) -> None:
+        """
+        Args:
+            folder: of the run.
+            device: where its model computes: cpu, cuda, mps; by default the best one here.
+            state: what training ended at, if it has just been trained.
+        """
+        self.folder, self.device, self.state = folder, device, state
+
+    def __repr__(self) -> str:
+        return f"Run({self.path.as_posix()!r})"
+
+    @property
+    def name(self) -> str:
+        """The run's name: that of its folder."""
+        return self.folder.name
+
+    @property
+    def path(self) -> Path:
+        """The run's folder, which can be copied to another machine."""
+        return self.folder.path
+
+    @property
+    def config(self) -> RunConfig:
+        """All settings of the run."""
+        return self.folder.config
+
+    @cached_property
+    def generator(self) -> TextGenerator:
+        """The best model of the run with its tokenizer, loaded at first use.
+
+        Raises:
+            CheckpointError: no good checkpoint.
+        """
+        device = choose_device(self.device)
+        model, tokenizer, _ = load_model(self.folder, device)
+        return TextGenerator(model, tokenizer, device)
+
+    @property
+    def model(self) -> GPTModel:
+        """The best model of the run: a PyTorch module, ready to use."""
+        return self.generator.model
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The run's tokenizer."""
+        return self.generator.tokenizer
+
+    def generate(self, prompt: str = "", **sampling: Any) -> str:
+        """The text that follows `prompt`, without it.
+
+        Args:
+            prompt: any text; an empty one begins a new document.
+            sampling: fields of `SamplingConfig`, such as max_new_tokens, temperature, top_p.
+
+        Raises:
+            ConfigError: an unknown setting, or a value out of its limits.
+
+        >>> text = load("novel").generate("Once upon", max_new_tokens=5, sample_seed=1)
+        >>> isinstance(text, str)
+        True
+        """
+        return self.generator.generate(prompt, _sampling(sampling))
+
+    def stream(self, prompt: str = "", **sampling: Any) -> Iterator[str]:
+        """As `generate`, in pieces of whole characters as they come.
+
+        >>> run = load("novel")
+        >>> pieces = list(run.stream("Once upon", max_new_tokens=5, sample_seed=1))
+        >>> "".join(pieces) == run.generate("Once upon", max_new_tokens=5, sample_seed=1)
+        True
+        """
+        return self.generator.stream(prompt, _sampling(sampling))
+
+    def evaluate(
+        self,
+        text: str | Path | None = None,
+        encoding: str = "utf-8",
+        encoding_errors: str = "strict",
+    ) -> Evaluation:
+        """How well the model predicts a text.
+
+        Args:
+            text: a file or folder; by default the run's validation split.
+            encoding: of the text's files.
+            encoding_errors: what to do about undecodable bytes: strict, replace, ignore.
+
+        Raises:
+            InputError: the text cannot be read, or is too short.
+
+        >>> measured = load("novel").evaluate("novel.txt")
+        >>> measured.perplexity > 1 and measured.bits_per_byte > 0
+        True
+        """
+        tokenizer = self.generator.tokenizer
+        if text is None:
+            token_file = prepare(self.config.text, 0, tokenizer)
+            ids, ranges = token_file.tokens(), token_file.val_ranges
+        else:
+            reading = DataConfig(encoding=encoding, encoding_errors=encoding_errors).validate()
+            ids = encode_file(str(text), tokenizer, reading)
+            ranges = [(0, len(ids))]
+        if n_unknown := tokenizer.count_unknown(ids):
+            log.warning(
+                "%s: %d of %d characters do not occur in the training text; bits per byte counts "
+                "each as an unknown one",
+                text or "validation split", n_unknown, len(ids),
+            )  # fmt: skip
+        # evaluated as the trainer does it, so that the figures agree
+        device = self.generator.device
+        precision = autocast(device, choose_dtype(device, self.config.train.dtype))
+        return evaluate(self.generator.model, ids, ranges, tokenizer.byte_counts(), 32, precision)
+
+    def export(
+        self,
+        format: str,
+        out: str | Path | None = None,
+        quantize: str | None = None,
+        verify: bool = True,
+    ) -> ExportResult:
+        """Writes the model for other programs, and reads it back with one of them.
+
+        Args:
+            format: hf (transformers, vLLM), gguf (llama.cpp, Ollama, LM Studio), onnx.
+            out: the file or folder to make; by default it is named after the run.
+            quantize: the type of the weights, of gguf.
+            verify: read it back with the independent program, where that is installed.
+
+        Returns:
+            The path, and the comparison or None.
+
+        Raises:
+            ExportError: the other program computes something else.
+            InputError: `out` exists.
+
+        >>> load("novel").export("hf", "novel-hf", verify=False).path.name
+        'novel-hf'
+        """
+        from myllm.formats import export
+
+        out = Path(out) if out is not None else None
+        return export(self.folder, format, out, {"quantize": quantize}, verify)
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """What was measured at each evaluation, oldest first.
+
+        >>> [record["step"] for record in load("novel").metrics()]
+        [3, 6]
+        """
+        return self.folder.metrics()
+
+    def verify(self) -> list[Finding]:
+        """Every file of the run, with what is wrong with it.
+
+        >>> any(finding.damage for finding in load("novel").verify())
+        False
+        """
+        return check_run(self.folder)
+
+    def batch(self, step: int) -> Iterator[tuple[int, str]]:
+        """The sequences that a training step learned from: where each begins, and its text.
+
+        Raises:
+            ConfigError: a negative step.
+
+        >>> next(load("novel").batch(0))[1] in open("novel.txt").read()
+        True
+        """
+        if step < 0:
+            raise ConfigError(f"step {step}: the first one is 0")
+        config, tokenizer = self.config, self.folder.tokenizer
+        token_file = prepare(config.text, config.model.vocab_size, tokenizer)
+        tokens, T = token_file.tokens(), config.model.context_length
+        batch_size = config.train.batch_size * config.train.accumulation_steps
+        data = TextDataset(tokens, token_file.train_ranges, T, batch_size, config.train.seed)
+        for start in data.sequence_starts(step):
+            ids = [int(token) for token in tokens[start : start + T + 1]]
+            yield int(start), tokenizer.decode(ids)
+
+
+def _sampling(values: dict[str, Any]) -> SamplingConfig:
+    known = SamplingConfig.__dataclass_fields__
+    for name in values:
+        if name not in known:
+            raise unknown("setting", name, known)
+    stop = values.get("stop", ())
+    values = {**values, "stop": (stop,) if isinstance(stop, str) else tuple(stop)}
+    return SamplingConfig(**values).validate()

@@ -1,0 +1,353 @@
+"""Room: what was asked for → a `Trainer` ready to run. Prints nothing.
+
+request ──settings──▶ text ──prepare──▶ token file ──plan──▶ model ──▶ trainer in a run folder
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from myllm.checkpoint import CONFIG
+from myllm.run_folder import RunFolder, find_run
+from myllm.config import (
+    DataConfig,
+    GPTConfig,
+    RunConfig,
+    TrainConfig,
+    field_types,
+    flat_values,
+    from_toml,
+    read_toml,
+)
+from myllm.corpora import download_corpus, python_docs
+from myllm.dataset import TextDataset
+from myllm.device import choose_attention, choose_device
+from myllm.errors import ConfigError, InputError
+from myllm.memory import check_memory
+from myllm.model import ATTENTIONS, GPTModel
+from myllm.optim import OPTIMIZERS
+from myllm.planner import PLANNED, plan_run
+from myllm.prepare import prepare
+from myllm.presets import GIVEN, Resolved, begun_from, resolve, resumed_from
+from myllm.schedules import SCHEDULES, learning_rate_factor
+from myllm.sources import text_name
+from myllm.token_file import TokenFile, fitting_context
+from myllm.tokenizer import TOKENIZERS
+from myllm.train import Trainer
+from myllm.weights import load_weights
+
+log = logging.getLogger(__name__)
+
+# what a resumed run may change: all but its layout, tokenizer and split
+CHANGEABLE = ("dropout", "attention")
+FIXED = [
+    *("preset", "size", "tokenizer", "val_split"),
+    *(name for name in field_types(GPTConfig) if name not in CHANGEABLE),
+]
+MOVABLE = ("paths", "data_dir")  # the same text may lie elsewhere
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was asked for.
+
+    Attributes:
+        flags: settings by name.
+        file: a TOML file of settings that the flags go before.
+        run: the new run's name; by default it is named after the text.
+        resume: the run to continue, by name or path, instead of a new one.
+        runs_dir: the folder of runs.
+        began: when the program did, by `time.monotonic`; `minutes` counts from there.
+    """
+
+    flags: Mapping[str, Any]
+    file: str | None = None
+    run: str | None = None
+    resume: str | None = None
+    runs_dir: Path = Path("checkpoints")
+    began: float = field(default_factory=time.monotonic)
+
+
+@dataclass(frozen=True)
+class Session:
+    """A trainer with its run folder, and the text that it learns from."""
+
+    trainer: Trainer
+    token_file: TokenFile
+
+    @property
+    def run(self) -> RunFolder:
+        """The folder of the run."""
+        assert self.trainer.run is not None
+        return self.trainer.run
+
+
+# ------------------------------------------------------------------- settings
+
+
+def build_layers(request: Request) -> dict[str, Any]:
+    """The layers of settings, as `presets.resolve` takes them.
+
+    Raises:
+        InputError, ConfigError: a file or a run cannot be read; an unknown setting.
+    """
+    file = read_toml(Path(request.file)) if request.file is not None else {}
+    layers: dict[str, Any] = {"file": file, "flags": request.flags}
+    named = {**file, **request.flags}
+    if request.resume is not None:
+        layers["base"] = resumed_from(find_run(request.runs_dir, request.resume).config)
+    elif named.get("from_run") is not None:
+        layers["base"] = begun_from(find_run(request.runs_dir, named["from_run"]).config)
+    elif named.get("size") is None:  # what this machine trains in minutes
+        with_gpu = choose_device(named.get("device")).type == "cuda"
+        layers["size"] = "gpu" if with_gpu else "cpu"
+    return layers
+
+
+def settings(request: Request) -> Resolved:
+    """The settings that `start` or `resume` would train with, and where each came from.
+
+    With `minutes` the machine is measured and the text prepared, as the plan depends on both;
+    where no text is named, so that one would have to be extracted or downloaded, the values that
+    a plan would choose are those below it, marked as the plan's.
+
+    Raises:
+        InputError, ConfigError: they cannot work.
+    """
+    layers = build_layers(request)
+    resolved = resolve(**layers)
+    config = resolved.config.validate()
+    if request.resume is not None:
+        return resolved
+    check_names(config)
+    if config.train.minutes is None:
+        return resolved
+    if config.text.data is not None or not config.text.paths:
+        free = [name for name in PLANNED if resolved.sources[name] not in GIVEN]
+        return Resolved(config, {**resolved.sources, **dict.fromkeys(free, "plan")})
+    begun = _begun(request, config)
+    token_file = _prepared(config, begun)
+    plan = _plan(resolved, _adapted(config, token_file, begun), token_file, request.began)
+    return resolve(**layers, plan=plan)
+
+
+def check_names(config: RunConfig) -> None:
+    """Raises `ConfigError` if a part that the configuration names is not there."""
+    choose_device(config.train.device)
+    ATTENTIONS[config.model.attention or "flash"]
+    OPTIMIZERS[config.train.optimizer]
+    SCHEDULES[config.train.schedule]
+    TOKENIZERS[config.text.tokenizer]
+
+
+def _begun(request: Request, config: RunConfig) -> RunFolder | None:
+    """The run to begin with."""
+    return find_run(request.runs_dir, config.from_run) if config.from_run else None
+
+
+def _prepared(config: RunConfig, begun: RunFolder | None) -> TokenFile:
+    return prepare(config.text, config.model.vocab_size, begun.tokenizer if begun else None)
+
+
+def _adapted(config: RunConfig, token_file: TokenFile, begun: RunFolder | None) -> RunConfig:
+    """With the vocabulary of the tokenizer, and the attention that is faster here."""
+    least = config.model.vocab_size if begun is not None else 0
+    model = dataclasses.replace(
+        config.model,
+        vocab_size=max(token_file.tokenizer.vocab_size, least),
+        attention=config.model.attention or choose_attention(choose_device(config.train.device)),
+    )
+    return dataclasses.replace(config, model=model)
+
+
+def _plan(
+    resolved: Resolved, config: RunConfig, token_file: TokenFile, began: float
+) -> dict[str, Any]:
+    """The layer `plan`: empty where no time was given."""
+    if config.train.minutes is None:
+        return {}
+    spent_s = time.monotonic() - began
+    ranges = token_file.train_ranges, token_file.val_ranges
+    return plan_run(dataclasses.replace(resolved, config=config), *ranges, spent_s)
+
+
+# ------------------------------------------------------------------- a new run
+
+
+def start(request: Request) -> Session:
+    """A new run: its text prepared, its model built, its folder made.
+
+    Raises:
+        InputError, ConfigError: the text or the settings cannot work.
+        OutOfMemoryError: the model does not fit.
+        DiskFullError: there is no room.
+    """
+    layers = build_layers(request)
+    resolved = resolve(**layers)
+    config = resolved.config.validate()
+    check_names(config)  # before minutes of preparing
+    _check_writable(request.runs_dir)
+    text = _with_paths(config.text)
+    name = request.run or text_name(text)
+    begun = _begun(request, config)
+    token_file = _prepared(dataclasses.replace(config, text=text), begun)
+    plan = _plan(resolved, _adapted(config, token_file, begun), token_file, request.began)
+    config = _adapted(resolve(**layers, plan=plan).config, token_file, begun)
+    if begun is not None:
+        _check_same_shape(begun, config.model)
+    config = _fitted(config, _as_files(text, token_file), token_file, begun)
+    trainer = _build_trainer(config, token_file)
+    if begun is not None:
+        _begin_with(begun, trainer)
+    config = dataclasses.replace(config, train=trainer.config)
+    trainer.attach(RunFolder.create(request.runs_dir, name, config, token_file.tokenizer))
+    return Session(trainer, token_file)
+
+
+def _check_writable(runs_dir: Path) -> None:
+    """Raises `InputError` before training rather than after it."""
+    try:
+        runs_dir.mkdir(parents=True, exist_ok=True)
+        probe = runs_dir / f".tmp-writable-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise InputError(
+            f"cannot write to {runs_dir}: {error.strerror}; name another --runs-dir"
+        ) from None
+
+
+def _with_paths(text: DataConfig) -> DataConfig:
+    """With the file of a corpus; where no text is named, of the Python manual."""
+    folder = Path(text.data_dir)
+    if text.data is not None:
+        return dataclasses.replace(text, paths=(str(download_corpus(text.data, folder)),))
+    if not text.paths:
+        return dataclasses.replace(text, paths=(str(python_docs(folder)),))
+    return text
+
+
+def _as_files(text: DataConfig, token_file: TokenFile) -> DataConfig:
+    """As the run keeps it: standard input cannot be read twice, its copy can."""
+    paths = text.paths
+    if "-" in paths:
+        paths = tuple(str(source) for source in token_file.source_paths)
+    return dataclasses.replace(text, paths=paths, data=None)
+
+
+def _fitted(
+    config: RunConfig, text: DataConfig, token_file: TokenFile, begun: RunFolder | None
+) -> RunConfig:
+    """With a context that the text can fill; learned positions of a trained model are fixed."""
+    context = config.model.context_length
+    if begun is None or config.model.position == "rotary":
+        context = fitting_context(token_file, context)
+    model = dataclasses.replace(config.model, context_length=context)
+    return dataclasses.replace(config, model=model, text=text).validate()
+
+
+def _check_same_shape(begun: RunFolder, model: GPTConfig) -> None:
+    """Raises `ConfigError` if weights of a run cannot be those of `model`."""
+    free = {"dropout", "attention", *(["context_length"] if model.position == "rotary" else [])}
+    old, new = dataclasses.asdict(begun.config.model), dataclasses.asdict(model)
+    changed = [f"{n} {old[n]} → {v}" for n, v in new.items() if v != old[n] and n not in free]
+    if changed:
+        raise ConfigError(
+            f"cannot begin with {begun.name} and another model: {', '.join(changed)}; leave these "
+            "settings out"
+        )
+
+
+def _begin_with(run: RunFolder, trainer: Trainer) -> None:
+    load_weights(trainer.model, run.checkpoints.load("best", with_optimizer=False))
+    loss = trainer.evaluate().loss
+    log.info("begun with the model of %s: validation loss %.4f on this text", run.name, loss)
+
+
+def _build_trainer(config: RunConfig, token_file: TokenFile) -> Trainer:
+    check_memory(config.model, config.train, choose_device(config.train.device))
+    torch.manual_seed(config.train.seed)
+    model = GPTModel(config.model)
+    tokens, T, seed = token_file.tokens(), config.model.context_length, config.train.seed
+    batch_size = config.train.batch_size * config.train.accumulation_steps
+    return Trainer(
+        model,
+        TextDataset(tokens, token_file.train_ranges, T, batch_size, seed),
+        tokens,
+        token_file.val_ranges,
+        config.train,
+        byte_counts=token_file.tokenizer.byte_counts(),
+        fingerprint={
+            "text": token_file.text_hash,
+            "tokenizer": token_file.tokenizer.content_hash,
+        },
+    )
+
+
+# --------------------------------------------------------------- a run that continues
+
+
+def resume(request: Request) -> Session:
+    """A run at its last good checkpoint, with the settings that may change changed.
+
+    Raises:
+        InputError, ConfigError: no such run, another text, or another model.
+        CheckpointError: no checkpoint is good.
+    """
+    config = resolve(**build_layers(request)).config.validate()
+    run = find_run(request.runs_dir, request.resume)
+    newest = (
+        run.checkpoints.newest_good()
+    )  # its copy is verified; the run's own may have been edited since
+    saved = run.config if newest is None else from_toml(run.checkpoints.folder(newest) / CONFIG)
+    _check_unchanged(run, saved, config)
+    token_file = prepare(config.text, config.model.vocab_size, run.tokenizer)
+    trainer = _build_trainer(config, token_file)
+    if config.from_run and not run.checkpoints.steps():
+        _begin_with(find_run(request.runs_dir, config.from_run), trainer)
+    trainer.attach(run)
+    trainer.resume()
+    if config.train.max_steps < trainer.step:
+        raise ConfigError(
+            f"max_steps {config.train.max_steps}: {run.name} has done {trainer.step} steps "
+            "already; give more"
+        )
+    run.set_config(dataclasses.replace(config, train=trainer.config))
+    _announce_schedule(trainer.step, saved.train, config.train)
+    return Session(trainer, token_file)
+
+
+def _check_unchanged(run: RunFolder, saved: RunConfig, config: RunConfig) -> None:
+    """Announces other settings than the saved ones; refuses those of another model."""
+    new, old = flat_values(config), flat_values(saved)
+    changed = [name for name in FIXED if new[name] != old[name]]
+    if changed:
+        what = ", ".join(f"{name} {old[name]} → {new[name]}" for name in changed)
+        raise ConfigError(
+            f"cannot resume {run.name} with another model or tokenizer: {what}; leave these "
+            "settings out, or start a new run"
+        )
+    for name, value in new.items():
+        if value != old[name] and name not in MOVABLE:
+            log.warning("%s changes from %s to %s", name, old[name], value)
+
+
+def _announce_schedule(step: int, old: TrainConfig, new: TrainConfig) -> None:
+    """Tells what another `max_steps` does to the rest of the run."""
+    if old.max_steps == new.max_steps:
+        return
+    rates = [train.learning_rate * learning_rate_factor(step, train) for train in (old, new)]
+    log.warning(
+        "from step %d on the %s schedule is that of %d steps: the learning rate continues at "
+        "%.3g, where it would have been %.3g",
+        step, new.schedule, new.max_steps, rates[1], rates[0],
+    )  # fmt: skip

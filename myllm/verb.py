@@ -1,0 +1,49 @@
+"""Room: what a verb of the command line is: its options, and the work done with them."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+_began = time.monotonic()
+
+
+def begin() -> None:
+    """Sets the moment that `--minutes` counts from, where the program is called from Python."""
+    global _began
+    _began = time.monotonic()
+
+
+def began() -> float:
+    """When the program did, by `time.monotonic`."""
+    return _began
+
+
+class Verb(NamedTuple):
+    """A verb of the command line.
+
+    Attributes:
+        options: a dataclass (see `parse`); its docstring is the verb's help.
+        work: does it and prints what a person wants to know.
+    """
+
+    options: type[Any]
+    work: Callable[[Any], None]
+
+
+def run_flags(name: str, runs_dir: str | Path = "checkpoints") -> str:
+    """The flags that name a run, fit to be copied into a shell.
+
+    >>> run_flags("my run", "old runs")
+    "--run 'my run' --runs-dir 'old runs'"
+    """
+    return f"--run {shlex.quote(name)}{runs_dir_flag(runs_dir)}"
+
+
+def runs_dir_flag(runs_dir: str | Path) -> str:
+    """The flag that names the folder of runs, after a blank, where it is not the default one."""
+    where = str(runs_dir)
+    return "" if where == "checkpoints" else f" --runs-dir {shlex.quote(where)}"

@@ -1,0 +1,54 @@
+"""Room: `myllm benchmark`: settings → a table of speeds on this machine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from myllm.config import GPTConfig
+from myllm.parse import given
+from myllm.verb import Verb
+
+
+@dataclass(frozen=True)
+class BenchmarkOptions:
+    """Measure training and generation speed on this machine."""
+
+    size: str | None = None  # cpu, gpu, 124m (None: what this machine trains in minutes)
+    preset: str = "modern"  # layout of the model
+    batch_size: int | None = None  # sequences in one forward pass (None: the size's)
+    optimizer: str = "muon"  # muon, adamw
+    dtype: str | None = None  # float32, bfloat16, float16 (None: what is fastest here)
+    device: str | None = None  # cpu, cuda, mps (None: the best one here)
+    iterations: int = 20  # timed repetitions
+    model: dict[str, Any] = given(GPTConfig)
+    debug: bool = False  # show the traceback of an error
+
+
+def benchmark(options: BenchmarkOptions) -> None:
+    """Prints a table of speeds."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from myllm import api
+
+    settings = {name: getattr(options, name) for name in ("optimizer", "dtype", "device")}
+    settings |= {"preset": options.preset, **options.model}
+    if options.batch_size is not None:
+        settings["batch_size"] = options.batch_size
+    peak, timings = api.benchmark(options.iterations, options.size, **settings)
+    table = Table("", "ms", "tokens/s", "of peak", "peak memory")
+    for name, timing in timings.items():
+        table.add_row(
+            name,
+            f"{timing.seconds * 1e3:,.1f}",
+            f"{timing.tokens_per_second:,.0f}",
+            f"{timing.flops_per_second / peak:.1%}",
+            f"{timing.peak_memory_bytes / 2**20:,.0f} MiB",
+        )
+    console = Console()
+    console.print(table)
+    console.print(f"peak of a matrix product here: {peak / 1e9:,.0f} GFLOP/s")
+
+
+VERB = Verb(BenchmarkOptions, benchmark)

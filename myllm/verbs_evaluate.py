@@ -1,0 +1,37 @@
+"""Room: `myllm evaluate`: texts → a line each of how well a model predicts them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from myllm.config import positional
+from myllm.parse import Common
+from myllm.verb import Verb
+
+
+@dataclass(frozen=True)
+class EvaluateOptions(Common):
+    """Measure how well a trained model predicts texts: loss, perplexity, bits per byte."""
+
+    paths: tuple[str, ...] = positional(())  # texts (none: the run's validation split)
+    run: str | None = None  # the run's name or folder (None: the newest)
+    device: str | None = None  # cpu, cuda, mps (None: the best one here)
+    encoding: str = "utf-8"  # how the text files are encoded
+    encoding_errors: str = "strict"  # what to do about undecodable bytes
+
+
+def evaluate(options: EvaluateOptions) -> None:
+    """Prints a line per text."""
+    from myllm import api
+
+    run = api.load(options.run, options.runs_dir, options.device)
+    for path in options.paths or (None,):
+        found = run.evaluate(path, options.encoding, options.encoding_errors)
+        print(
+            f"{path or 'validation split'}: loss {found.loss:.4f} nats per token, perplexity "
+            f"{found.perplexity:.2f}, {found.bits_per_byte:.4f} bits per byte "
+            f"({found.n_tokens:,} tokens, run {run.name})"
+        )
+
+
+VERB = Verb(EvaluateOptions, evaluate)

@@ -1,0 +1,82 @@
+"""Room: `myllm export` and `myllm import`: runs ↔ other programs' files."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from myllm.config import positional
+from myllm.parse import Common
+from myllm.verb import Verb, run_flags, runs_dir_flag
+
+if TYPE_CHECKING:
+    from myllm.compare import Comparison
+    from myllm.run import Run
+
+
+@dataclass(frozen=True)
+class ExportOptions(Common):
+    """Write a trained model for other programs: Hugging Face, GGUF, ONNX."""
+
+    run: str | None = positional(None)  # the run's name or folder (None: the newest)
+    to: str = "hf"  # hf (transformers, vLLM), gguf (llama.cpp, Ollama, LM Studio), onnx
+    out: str | None = None  # the folder or file to make (None: named after the run)
+    quantize: str | None = None  # of gguf: f32, f16, bf16, q8_0, q5_1, q5_0, q4_1, q4_0
+    verify: bool = True  # read it back with the independent program, where that is installed
+
+
+def export(options: ExportOptions) -> None:
+    """Writes the model, tells what its reader made of it."""
+    from myllm import api
+
+    run = api.load(options.run, options.runs_dir)
+    made = run.export(options.to, options.out, options.quantize, options.verify)
+    print(f"{made.path}: written")
+    if made.compared is not None:
+        _print_comparison(run, made.compared)
+    elif made.missing is not None:
+        package = made.missing
+        print(f"not read back and compared: that takes {package} (pip install {package})")
+
+
+def _print_comparison(run: Run, found: Comparison) -> None:
+    from myllm.terminal import printable
+
+    print(
+        f"read back with {found.reader}: normalised logits differ by {found.difference:.1e} at "
+        f"most (the largest is {found.scale:.1f}); {len(found.ours)} tokens written greedily are "
+        + ("the same" if found.ours == found.theirs else "not the same")
+    )
+    width = max(len("myllm"), len(found.reader))
+    for name, ids in (("myllm", found.ours), (found.reader, found.theirs)):
+        text = json.dumps(run.folder.tokenizer.decode(ids[:20]), ensure_ascii=False)
+        print(f"  {name:{width}}  {printable(text)}")
+
+
+@dataclass(frozen=True)
+class ImportOptions(Common):
+    """Make a run from a local Hugging Face folder (GPT-2, Llama, Qwen3), to use or train on."""
+
+    path: str = positional("")  # the folder: config.json, tokenizer.json, safetensors
+    run: str | None = None  # the run's name (None: that of the folder)
+
+
+def import_model(options: ImportOptions) -> None:
+    """Makes a run, tells what can be done with it."""
+    import shlex
+
+    from myllm import api
+    from myllm.errors import InputError
+
+    if not options.path:
+        raise InputError("no folder is named: myllm import FOLDER")
+    run = api.import_model(options.path, options.run, options.runs_dir)
+    print(f"{run.path}: imported; try")
+    print(f'  myllm generate "Once upon a time" {run_flags(run.name, options.runs_dir)}')
+    where = runs_dir_flag(options.runs_dir)
+    print(f"  myllm train FILE --from {shlex.quote(run.name)}{where}")
+
+
+VERB = Verb(ExportOptions, export)
+IMPORT = Verb(ImportOptions, import_model)

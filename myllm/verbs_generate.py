@@ -1,0 +1,45 @@
+"""Room: `myllm generate`: a prompt → text on standard output."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from myllm.config import SamplingConfig, positional
+from myllm.parse import Common, given
+from myllm.verb import Verb
+
+
+@dataclass(frozen=True)
+class GenerateOptions(Common):
+    """Write text with a trained model."""
+
+    EXAMPLES: ClassVar[tuple[str, ...]] = (
+        'myllm generate "Once upon a time"',
+        'myllm generate "Once upon a time" --run mine --max-new-tokens 500 --temperature 0.7',
+        'myllm generate --sample-seed 1 -- "- a prompt that begins with -"',
+    )
+
+    prompt: str = positional("")  # the beginning of the text
+    run: str | None = None  # the run's name or folder (None: the newest)
+    device: str | None = None  # cpu, cuda, mps (None: the best one here)
+    sampling: dict[str, Any] = given(SamplingConfig)
+
+
+def generate(options: GenerateOptions) -> None:
+    """Streams the text to standard output."""
+    SamplingConfig(**options.sampling).validate()  # before the model is loaded
+    from myllm import api
+    from myllm.terminal import printable
+
+    run = api.load(options.run, options.runs_dir, options.device)
+    pieces = run.stream(options.prompt, **options.sampling)
+    sys.stdout.write(options.prompt)
+    for piece in pieces:
+        sys.stdout.write(printable(piece) if sys.stdout.isatty() else piece)
+        sys.stdout.flush()
+    sys.stdout.write("\n")
+
+
+VERB = Verb(GenerateOptions, generate)

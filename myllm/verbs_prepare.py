@@ -1,0 +1,39 @@
+"""Room: `myllm prepare`: texts → a folder of tokens."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from typing import Any
+
+from myllm.config import DataConfig
+from myllm.parse import given
+from myllm.verb import Verb
+
+
+@dataclass(frozen=True)
+class PrepareOptions:
+    """Turn texts into a folder of tokens, to train on it later (myllm train FOLDER)."""
+
+    text: dict[str, Any] = given(DataConfig)
+    vocab_size: int = 0  # tokens in the vocabulary (0: chosen from the length of the text)
+    out: str | None = None  # the folder to make (None: one in data_dir, named after the text)
+    debug: bool = False  # show the traceback of an error
+
+
+def prepare(options: PrepareOptions) -> None:
+    """Makes the folder, tells what is in it."""
+    from myllm import api
+
+    text = dict(options.text)
+    made = api.prepare(
+        *text.pop("paths", ()), vocab_size=options.vocab_size, out=options.out, **text
+    )
+    print(
+        f"{made.folder}: {made.n_characters:,} characters, {made.n_tokens:,} tokens, "
+        f"{made.n_documents:,} documents, vocabulary {made.tokenizer.vocab_size:,}"
+    )
+    print(f"train on it with: myllm train {shlex.quote(str(made.folder))}")
+
+
+VERB = Verb(PrepareOptions, prepare)

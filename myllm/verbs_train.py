@@ -1,0 +1,87 @@
+"""Room: `myllm train`: its options → a trained run, its result and what to do next told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from myllm.config import RunConfig, flat_values
+from myllm.parse import given
+from myllm.verb import Verb, began, run_flags
+
+if TYPE_CHECKING:
+    from myllm.presets import Resolved
+    from myllm.run import Run
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """Train a model on texts: files, folders, - for standard input; without any, on the Python
+    manual."""
+
+    EXAMPLES: ClassVar[tuple[str, ...]] = (
+        "myllm train novel.txt",
+        "myllm train novel.txt notes/ --minutes 10 --run mine",
+        "myllm train --resume mine --max-steps 2000",
+    )
+
+    settings: dict[str, Any] = given(RunConfig)
+    run: str | None = None  # the run's name (None: after the text)
+    resume: str | None = None  # continue this run
+    config: str | None = None  # a TOML file of settings; flags go before it
+    runs_dir: str = "checkpoints"  # the folder of runs
+    quiet: bool = False  # print the result only
+    show_settings: bool = False  # print each setting and where it came from, and do not train
+    debug: bool = False  # show the traceback of an error
+
+
+def train(options: TrainOptions) -> None:
+    """Trains, tells the result and what to do next."""
+    from myllm import api
+
+    settings = dict(options.settings)
+    texts = settings.pop("paths", ())
+    asked: dict[str, Any] = dict(
+        run=options.run, resume=options.resume, runs_dir=options.runs_dir, config=options.config,
+        began=began(), **settings,
+    )  # fmt: skip
+    if options.show_settings:
+        print("\n".join(setting_lines(api.settings(*texts, **asked), options.config)))
+        return
+    run = api.train(*texts, quiet=options.quiet, **asked)
+    print("\n".join(result_lines(run, options.runs_dir)))
+
+
+def result_lines(run: Run, runs_dir: str) -> list[str]:
+    """What came out of training, and two commands to try."""
+    assert run.state is not None
+    flags = run_flags(run.name, runs_dir)
+    return [
+        f"best validation loss {run.state.best_loss:.4f} nats per token, "
+        f"{run.state.best_bits_per_byte:.4f} bits per byte, at step {run.state.best_step}",
+        f"the model is in {run.path}; try",
+        f'  myllm generate "Once upon a time" {flags}',
+        f"  myllm write {flags}",
+    ]
+
+
+def setting_lines(resolved: Resolved, file: str | None) -> list[str]:
+    """A line per setting: its name, its value, where that came from."""
+    config = resolved.config
+    labels = {
+        "preset": f"preset {config.preset}",
+        "size": f"size {config.size}",
+        "run": f"run {config.from_run}" if config.from_run else "the run",
+        "file": f"file {Path(file).name}" if file is not None else "file",
+        "flags": "flag",
+    }
+    rows = [
+        (name, str(value), labels.get(resolved.sources[name], resolved.sources[name]))
+        for name, value in flat_values(config).items()
+    ]
+    widths = [max(len(row[i]) for row in rows) for i in range(2)]
+    return [f"{name:{widths[0]}}  {value:{widths[1]}}  {where}" for name, value, where in rows]
+
+
+VERB = Verb(TrainOptions, train)

@@ -1,0 +1,58 @@
+"""Room: `myllm verify` and `myllm inspect-batch`: a run → what is in it."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+
+from myllm.config import positional
+from myllm.errors import CheckpointError
+from myllm.parse import Common
+from myllm.verb import Verb
+
+
+@dataclass(frozen=True)
+class VerifyOptions(Common):
+    """Check every file of a run: checkpoints, settings, tokenizer, metrics."""
+
+    run: str | None = positional(None)  # the run's name or folder (None: the newest)
+
+
+def verify(options: VerifyOptions) -> None:
+    """Prints a table of what is whole and what is damaged."""
+    from myllm import api
+
+    run = api.load(options.run, options.runs_dir)
+    findings = run.verify()
+    width = max(len(finding.name) for finding in findings)
+    for found in findings:
+        print(f"{found.name:{width}}  {found.n_bytes:>15,} bytes  {found.damage or 'whole'}")
+    if damaged := [finding.name for finding in findings if finding.damage]:
+        raise CheckpointError(
+            f"run {run.name} is damaged: {', '.join(damaged)}; myllm train --resume "
+            f"{shlex.quote(run.folder.resume_name)} resumes from its newest whole checkpoint"
+        )
+
+
+@dataclass(frozen=True)
+class InspectBatchOptions(Common):
+    """Show the text of the batch that a training step learned from."""
+
+    run: str = positional("")  # the run's name or folder
+    step: int = positional(0)  # the batch's number: that of the step, from 0 on
+
+
+def inspect_batch(options: InspectBatchOptions) -> None:
+    """Prints the sequences of a batch."""
+    from myllm import api
+    from myllm.terminal import printable
+
+    run = api.load(options.run, options.runs_dir)
+    T = run.config.model.context_length
+    for i, (start, text) in enumerate(run.batch(options.step)):
+        print(f"--- sequence {i}: tokens {start:,} to {start + T:,}")
+        print(printable(text))
+
+
+VERB = Verb(VerifyOptions, verify)
+INSPECT_BATCH = Verb(InspectBatchOptions, inspect_batch)

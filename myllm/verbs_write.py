@@ -1,0 +1,46 @@
+"""Room: `myllm write` and `myllm chat`: a person at a terminal ↔ a trained model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from myllm.config import SamplingConfig
+from myllm.parse import Common, given
+from myllm.verb import Verb
+
+
+@dataclass(frozen=True)
+class WriteOptions(Common):
+    """Write together with a trained model, line by line (interactive mode)."""
+
+    run: str | None = None  # the run's name or folder (None: the newest)
+    device: str | None = None  # cpu, cuda, mps (None: the best one here)
+    sampling: dict[str, Any] = given(SamplingConfig)
+
+
+@dataclass(frozen=True)
+class ChatOptions(WriteOptions):
+    """Talk with a model that was trained to answer; with any other one, the same as write."""
+
+
+def write(options: WriteOptions) -> None:
+    """The interactive mode."""
+    sampling = SamplingConfig(**options.sampling).validate()
+    from myllm import api
+    from myllm.chat import Chat as Writer
+
+    run = api.load(options.run, options.runs_dir, options.device)
+    if isinstance(options, ChatOptions):
+        print(_why_no_chat(run.generator.tokenizer.chat_template, run.name))
+    Writer(run.generator, sampling).run()
+
+
+def _why_no_chat(template: str | None, name: str) -> str:
+    if template is None:
+        return f"{name} was not trained to answer, only to continue a text: this is myllm write"
+    return f"{name} has a chat template, which is not applied yet: this is myllm write"
+
+
+VERB = Verb(WriteOptions, write)
+CHAT = Verb(ChatOptions, write)
