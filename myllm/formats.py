@@ -1,4 +1,4 @@
-"""Room: the formats of other programs → how each is written, and read back by the program it is for.
+"""Room: the formats of other programs → how each is written, and read back by its own program.
 
 To add a format: a `Format` in `FORMATS`.
 """

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import random
 import signal
 from pathlib import Path
 
 import pytest
 import torch
+from exports import TEXT, odd_models
+from tokenizers import Tokenizer as Engine
 
 from myllm.config import GPTConfig
 from myllm.model import GPTModel
-from myllm.tokenizer import CharTokenizer
+from myllm.tokenizer import BPETokenizer, CharTokenizer
 
 WORDS = "the a king queen rides walks to from old new city river and then speaks sings of".split()
 
@@ -89,3 +92,35 @@ def here(folder: Path, longer_text: str) -> Path:
     """A working directory with a text to train on, `text.txt`."""
     Path("text.txt").write_text(longer_text, encoding="utf-8")
     return folder
+
+
+@pytest.fixture
+def bpe() -> BPETokenizer:
+    return BPETokenizer(300).train(TEXT)
+
+
+@pytest.fixture
+def char() -> CharTokenizer:
+    return CharTokenizer().train(TEXT)
+
+
+@pytest.fixture
+def foreign(tmp_path, bpe):
+    """Saves a random model of `transformers`, with a tokenizer."""
+
+    def save(name: str, dtype: torch.dtype = torch.float32, engine: Engine | None = None) -> Path:
+        torch.manual_seed(2)
+        model = odd_models()[name]
+        with torch.no_grad():
+            for p in model.parameters():
+                p.add_(0.1 * torch.randn_like(p))
+        folder = tmp_path / f"their-{name}"
+        model.to(dtype).save_pretrained(folder)
+        text = (engine or bpe.to_engine()).to_str()
+        (folder / "tokenizer.json").write_text(text, encoding="utf-8")
+        (folder / "tokenizer_config.json").write_text(
+            json.dumps({"eos_token": "<|end|>"}) if "<|end|>" in text else "{}", encoding="utf-8"
+        )
+        return folder
+
+    return save

@@ -5,6 +5,7 @@ from __future__ import annotations
 import doctest
 import logging
 import threading
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,7 @@ from myllm.cli import main
 from myllm.errors import ConfigError, InputError
 from myllm.train import Observer
 
-TINY = dict(
+TINY: dict[str, Any] = dict(
     d_model=32, n_layers=1, n_heads=2, context_length=16, batch_size=4, max_steps=6,
     eval_interval=3, device="cpu", dtype="float32", tokenizer="char",
 )  # fmt: skip
@@ -80,7 +81,8 @@ class TestTrain:
         steps = []
 
         def work():
-            steps.append(api.train(resume="novel", max_steps=8, quiet=True).state.step)
+            run = api.train(resume="novel", max_steps=8, quiet=True)
+            steps.append(run.metrics()[-1]["step"])
 
         thread = threading.Thread(target=work)
         thread.start()
