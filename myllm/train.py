@@ -24,12 +24,7 @@ from myllm.device import (
     host_copies,
     use_fast_products,
 )
-from myllm.errors import (
-    CheckpointError,
-    InputError,
-    Interrupted,
-    NonFiniteError,
-)
+from myllm.errors import CheckpointError, InputError, Interrupted, NonFiniteError
 from myllm.evaluate import Evaluation, Validation
 from myllm.loss import LossFunction, language_loss
 from myllm.metrics import Metrics
@@ -52,6 +47,10 @@ ROLLBACK_RATE = 0.5  # what the learning rate is multiplied with after the first
 
 class Trainer:
     """Trains a model: steps, evaluations, checkpoints."""
+
+    run: RunFolder | None = None
+    _saver: BackgroundSaver | None = None
+    _tensorboard: Sequence[Observer] = ()
 
     def __init__(
         self,
@@ -100,9 +99,6 @@ class Trainer:
         self.train_step = TrainStep(self.model, self.config, self.device, self.dtype, loss)
         self.state = TrainState()
         self.profiler = StepProfiler(config.profile)
-        self._tensorboard: list[Observer] = []
-        self._saver: BackgroundSaver | None = None
-        self.run: RunFolder | None = None
         if run is not None:
             self.attach(run)
 
