@@ -12,45 +12,39 @@ from __future__ import annotations
 
 import statistics
 
-from comparison import (
-    NANOGPT_CPU,
-    alternate,
-    arguments,
-    myllm_run,
-    nanogpt_run,
-    report,
-    spread,
-    write_json,
-)
+import comparison
 
 
 def main() -> None:
     """Reads the arguments, runs the sides in turn, prints the losses."""
-    parser = arguments(__doc__, rounds=5)
+    parser = comparison.arguments(__doc__, rounds=5)
     parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument("--nanogpt-steps", type=int, default=40_000)
     options = parser.parse_args()
-    sides = {"MyLLM": myllm_run(options.text, ["--minutes", str(options.minutes)])}
+    sides = {"MyLLM": comparison.myllm_run(options.text, ["--minutes", str(options.minutes)])}
     if options.nanogpt:
         steps = options.nanogpt_steps
         flags = [
-            *NANOGPT_CPU, "--learning_rate=2e-3", "--dropout=0.1", f"--max_iters={steps}",
-            f"--lr_decay_iters={steps}", f"--eval_interval={steps}", "--log_interval=1000",
+            *comparison.NANOGPT_CPU, "--learning_rate=2e-3", "--dropout=0.1",
+            f"--max_iters={steps}", f"--lr_decay_iters={steps}",
+            f"--eval_interval={steps}", "--log_interval=1000",
         ]  # fmt: skip
-        sides["nanoGPT, at its best"] = nanogpt_run(options.nanogpt, options.text, flags)
-    results = alternate(sides, options.rounds)
+        sides["nanoGPT, at its best"] = comparison.nanogpt_run(
+            options.nanogpt, options.text, flags
+        )
+    results = comparison.alternate(sides, options.rounds)
     rows = [
         (
             name,
-            spread([r.seconds / 60 for r in found]),
-            spread([r.loss for r in found], 4),
+            comparison.spread([r.seconds / 60 for r in found]),
+            comparison.spread([r.loss for r in found], 4),
             f"{statistics.stdev(r.loss for r in found):.4f}" if len(found) > 1 else "",
         )
         for name, found in results.items()
     ]
     title = f"best loss within {options.minutes:g} minutes"
-    report(title, ("", "minutes", "loss", "standard deviation"), rows)
-    write_json(options.json, results)
+    comparison.report(title, ("", "minutes", "loss", "standard deviation"), rows)
+    comparison.write_json(options.json, results)
 
 
 if __name__ == "__main__":

@@ -19,12 +19,12 @@ from pathlib import Path
 import torch
 from comparison import report, spread
 
-from myllm.checkpoint import RunFolder
 from myllm.corpora import python_docs
-from myllm.data import prepare
 from myllm.dataset import TextDataset
 from myllm.model import GPTModel
+from myllm.prepare import prepare
 from myllm.presets import default_config
+from myllm.run_folder import RunFolder
 from myllm.train import Trainer
 
 
@@ -76,8 +76,8 @@ def _segment(trainer: Trainer, n_steps: int, with_save: bool) -> tuple[float, fl
         trainer.save()
         stall = time.perf_counter() - began
     for _ in range(n_steps):
-        trainer.updater.update(*trainer.train_data.batch(trainer.step), trainer.step)
-        trainer.progress.step += 1
+        trainer.train_step(trainer.train_data.batch(trainer.step), trainer.step)
+        trainer.state.step += 1
     return time.perf_counter() - began, stall
 
 

@@ -21,8 +21,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from myllm.checkpoint import METRICS, MODEL, OPTIMIZER, RunFolder
-from myllm.storage import disk
+from myllm.atomic import disk
+from myllm.checkpoint import METRICS, MODEL, OPTIMIZER
+from myllm.run_folder import RunFolder
 
 TINY = (
     "--d-model 16 --n-layers 1 --n-heads 2 --context-length 16 --vocab-size 300 --batch-size 2 "
@@ -39,7 +40,7 @@ class Failpoint:
     """A moment of a save at which the process can be killed.
 
     Attributes:
-        operation: of `storage.Disk`.
+        operation: of `atomic.Disk`.
         matches: whether its path is the one that is meant.
         before: kill before the operation, not after it.
     """
@@ -129,7 +130,7 @@ def forked(
             os.dup2(descriptor, 1)
             os.dup2(descriptor, 2)
             code = work()
-        except BaseException:  # nothing may go on as a second parent
+        except BaseException:  # nothing may continue as a second parent
             traceback.print_exc()
         finally:
             with contextlib.suppress(OSError):
@@ -249,7 +250,7 @@ class KillTrial:
     def _newest_good(path: Path) -> int:
         if not path.exists():
             return -1
-        found = RunFolder(path).newest_good()
+        found = RunFolder(path).checkpoints.newest_good()
         return -1 if found is None else found
 
 
@@ -258,7 +259,7 @@ def final_hash(path: Path) -> str:
     run = RunFolder(path)
     digest = hashlib.sha256()
     for name in (MODEL, OPTIMIZER):
-        digest.update((run.folder(run.steps()[-1]) / name).read_bytes())
+        digest.update((run.checkpoints.folder(run.checkpoints.steps()[-1]) / name).read_bytes())
     for record in run.metrics():
         timeless = {k: v for k, v in record.items() if k not in ("elapsed_s", "tokens_per_second")}
         digest.update(json.dumps(timeless).encode())

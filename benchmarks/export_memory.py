@@ -21,11 +21,12 @@ from pathlib import Path
 import torch
 from comparison import report
 
-from myllm.checkpoint import Checkpoint, RunFolder
+from myllm.checkpoint import Checkpoint
 from myllm.config import RunConfig
 from myllm.model import GPTModel
 from myllm.presets import default_config
-from myllm.progress import Progress
+from myllm.run_folder import RunFolder
+from myllm.state import TrainState
 from myllm.tokenizer import CharTokenizer
 from myllm.weights import model_tensors
 
@@ -98,14 +99,14 @@ def make_run(folder: Path, n_parameters: float, preset: str = "modern") -> RunFo
         shapes = {name: t.shape for name, t in model_tensors(GPTModel(shape)).items()}
     weights = {name: 0.02 * torch.randn(size) for name, size in shapes.items()}
     run = RunFolder.create(folder, "run", RunConfig(preset=preset, model=shape), tokenizer)
-    state = {"progress": Progress().to_json(), "scaler": {}}
-    run.save(Checkpoint(1, weights, {}, state, {}, run.small_files()), True, 2)
+    state = {"progress": TrainState().to_json(), "scaler": {}}
+    run.checkpoints.save(Checkpoint(1, weights, {}, state, {}, run.small_files()), True, 2)
     return run
 
 
 def exported(run: RunFolder, roads: dict[str, list[str]]) -> Iterator[Export]:
     """Exports a run along each of these roads."""
-    weights = (run.folder(1) / "model.safetensors").stat().st_size
+    weights = (run.checkpoints.folder(1) / "model.safetensors").stat().st_size
     for road, flags in roads.items():
         with tempfile.TemporaryDirectory(dir=run.path.parent) as folder:
             out = str(Path(folder) / "out")

@@ -29,7 +29,8 @@ from damage import flips, missing_and_foreign, truncations
 from rich.console import Console
 from rich.table import Table
 
-from myllm.checkpoint import MANIFEST, RunFolder
+from myllm.checkpoint import MANIFEST
+from myllm.run_folder import RunFolder
 
 EXCERPT = 20_000  # characters of the text: many short steps and saves, not a good model
 
@@ -113,11 +114,11 @@ def _recorded_saves(text: Path, folder: Path) -> int:
     """Trains three saves, saves the last once more with the changes recorded, replays them."""
     train(_short_run(text, folder, "run"))
     run = RunFolder(folder / "run")
-    newest = run.load()
-    shutil.rmtree(run.folder(newest.step))
+    newest = run.checkpoints.load()
+    shutil.rmtree(run.checkpoints.folder(newest.step))
     power = PowerLoss(run.path)
     with power.recording():
-        RunFolder(run.path).save(newest, is_best=True, keep=2)
+        RunFolder(run.path).checkpoints.save(newest, is_best=True, keep=2)
     trials = losses = 0
     for _, _, files in power.states():
         state = folder / f"state-{trials}"
@@ -125,8 +126,8 @@ def _recorded_saves(text: Path, folder: Path) -> int:
             (state / name).parent.mkdir(parents=True, exist_ok=True)
             (state / name).write_bytes(content)
         trials += 1
-        good = RunFolder(state).newest_good()
-        losses += good not in (run.steps()[-2], newest.step)
+        good = RunFolder(state).checkpoints.newest_good()
+        losses += good not in (run.checkpoints.steps()[-2], newest.step)
     (folder / "states.json").write_text(json.dumps([trials, losses]), encoding="utf-8")
     return 0
 
@@ -136,7 +137,7 @@ def bit_rot(options: argparse.Namespace, text: Path, folder: Path) -> list[Resul
     forked(lambda: train(_short_run(text, folder, "run")), folder / "log.txt")
     run = RunFolder(folder / "run")
     tokens = next((folder / "data").glob("text-*"))
-    places = {"checkpoint": (run.folder(run.steps()[-1]), MANIFEST)}
+    places = {"checkpoint": (run.checkpoints.folder(run.checkpoints.steps()[-1]), MANIFEST)}
     places["token file"] = (tokens, "tokens.json")
     results = []
     for what, (place, manifest) in places.items():
@@ -164,7 +165,7 @@ def disk_full(options: argparse.Namespace, text: Path, folder: Path) -> list[Res
     for limit in range(0, largest + 1, max(1, largest // 60)):
 
         def limited(limit: int = limit) -> int:
-            from myllm.storage import write_file  # noqa: F401  # imported before the limit
+            from myllm.atomic import write_file  # noqa: F401  # imported before the limit
 
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
             return train(["--resume", str(run), "--max-steps", "12", "--quiet"])
@@ -180,7 +181,7 @@ def disk_full(options: argparse.Namespace, text: Path, folder: Path) -> list[Res
             break
     remark = ", ".join(f"exit {code}: {n} times" for code, n in sorted(codes.items()))
     seconds = time.monotonic() - began
-    return [Result("no room after every 1/60 of a file", trials, losses, seconds, remark)]
+    return [Result("disk full after every 1/60 of a file", trials, losses, seconds, remark)]
 
 
 def _short_run(text: Path, folder: Path, name: str) -> list[str]:

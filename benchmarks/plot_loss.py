@@ -10,7 +10,7 @@ from pathlib import Path
 
 import matplotlib
 
-from myllm.checkpoint import RunFolder
+from myllm.run_folder import RunFolder
 
 matplotlib.use("Agg")  # no window
 import matplotlib.pyplot as plt  # noqa: E402

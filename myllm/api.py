@@ -18,18 +18,18 @@ from rich.console import Console
 
 from myllm import session
 from myllm.benchmark import Timing, run_benchmark
-from myllm.checkpoint import RunFolder, find_run
 from myllm.config import RunConfig, SamplingConfig, with_values
-from myllm.data import TokenFile
-from myllm.data import prepare as prepare_text
 from myllm.display import TrainingDisplay, plan_lines
 from myllm.errors import ConfigError, InputError
 from myllm.generate import TextGenerator
+from myllm.observer import Observer, Observers
+from myllm.prepare import prepare as prepare_text
 from myllm.presets import Resolved, resolve
 from myllm.run import Run
+from myllm.run_folder import RunFolder, find_run
 from myllm.session import Request, Session
 from myllm.terminal import PatientStream
-from myllm.train import Observer, Trainer
+from myllm.token_file import TokenFile
 
 StrPath = str | Path
 
@@ -88,7 +88,7 @@ def train(
     if not quiet:
         _show(console, plan_lines(trainer, made.token_file))
     with TrainingDisplay(console, _sampler(made), quiet) as display:
-        trainer.observer = display if observer is None else _Observers([display, observer])
+        trainer.observer = display if observer is None else Observers([display, observer])
         state = trainer.train()
     if trainer.profiler.table and not quiet:
         _show(console, [trainer.profiler.table, f"Chrome trace: {trainer.profiler.trace_path}"])
@@ -148,25 +148,6 @@ def _sampler(made: Session) -> Callable[[int], str]:
     return write
 
 
-class _Observers(Observer):
-    """Several observers as one."""
-
-    def __init__(self, observers: Iterable[Observer]) -> None:
-        self.observers = list(observers)
-
-    def on_start(self, trainer: Trainer) -> None:
-        for observer in self.observers:
-            observer.on_start(trainer)
-
-    def on_step(self, step: int, loss: float, tokens_per_second: float) -> None:
-        for observer in self.observers:
-            observer.on_step(step, loss, tokens_per_second)
-
-    def on_evaluation(self, record: Any, is_best: bool) -> None:
-        for observer in self.observers:
-            observer.on_evaluation(record, is_best)
-
-
 def import_model(
     folder: StrPath, run: str | None = None, runs_dir: StrPath = "checkpoints"
 ) -> Run:
@@ -184,7 +165,7 @@ def import_model(
     >>> import_model("exported", run="imported").name
     'imported'
     """
-    from myllm.huggingface import import_huggingface
+    from myllm.hf_import import import_huggingface
 
     path = Path(folder)
     if not path.is_dir():

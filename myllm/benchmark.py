@@ -9,7 +9,9 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from myllm.cache import KVCache
 from myllm.config import GPTConfig, TrainConfig
+from myllm.dataset import Batch
 from myllm.device import (
     autocast,
     choose_attention,
@@ -18,8 +20,8 @@ from myllm.device import (
     peak_memory_bytes,
     synchronize,
 )
-from myllm.evaluate import language_loss
-from myllm.model import GPTModel, KVCache
+from myllm.loss import mean_loss
+from myllm.model import GPTModel
 from myllm.optim import build_optimizer
 
 
@@ -74,6 +76,7 @@ def benchmark_training_step(
 ) -> Timing:
     """Times whole training steps: forward, loss, backward, update. Changes the weights."""
     tokens = _random_tokens(model, batch_size, seq_len)
+    batch = Batch(tokens, tokens, torch.ones_like(tokens, dtype=torch.bool))
     device = tokens.device
     optimizer = build_optimizer(model, config)
     precision = choose_dtype(device, config.dtype)
@@ -81,8 +84,8 @@ def benchmark_training_step(
 
     def step() -> None:
         with autocast(device, precision):
-            loss = language_loss(model, tokens, tokens)
-        loss.backward()
+            loss = mean_loss(model, batch)
+        torch.autograd.backward(loss)
         optimizer.step()
         model.zero_grad(set_to_none=True)
 

@@ -49,7 +49,7 @@ class GPTConfig:
     n_kv_heads: int | None = None  # key and value heads, fewer than n_heads is GQA (None: n_heads)
     head_dim: int | None = None  # width of one head (None: d_model / n_heads)
     d_ff: int | None = None  # inner width of the feed-forward (None: 4 d_model; swiglu: 8/3)
-    dropout: float = 0.1  # share of activations dropped while training
+    dropout: float = 0.1  # share of activations dropped while training, to 1/256
     bias: bool = True  # biases in the linear layers and in LayerNorm
     position: str = "learned"  # how positions enter: learned, rotary
     norm: str = "layernorm"  # layernorm, rmsnorm
@@ -85,8 +85,11 @@ class GPTConfig:
             ("rope_original_context", 1, 1_048_576),
         ):
             _check_range(name, getattr(self, name), least, most)
-        if not 0.0 <= self.dropout < 1.0:
-            raise ConfigError(f"dropout {self.dropout}: must be at least 0 and below 1")
+        if self.dropout != 0 and not 1 / 256 <= self.dropout <= 255 / 256:
+            raise ConfigError(
+                f"dropout {self.dropout}: must be 0, or between 1/256 (0.0039) and 255/256 "
+                "(0.9961); 0.1 is usual"
+            )
         for name in ("norm_eps", "rope_theta", "rope_factor"):
             value = getattr(self, name)
             if not (value > 0 and math.isfinite(value)):
@@ -129,6 +132,11 @@ class GPTConfig:
     def head_size(self) -> int:
         """D, the width of one head."""
         return self.d_model // self.n_heads if self.head_dim is None else self.head_dim
+
+    @property
+    def dropout_rate(self) -> float:
+        """The share that is really dropped: `dropout` to the nearest 1/256."""
+        return round(self.dropout * 256) / 256
 
     @property
     def ff_size(self) -> int:

@@ -49,12 +49,12 @@ CORPORA = Registry("corpus", {
 def download_corpus(name: str, folder: Path) -> Path:
     """The file of a named corpus in `folder`, downloaded if it is not there yet.
 
-    A broken download is taken up where it stopped; only a file with the right SHA-256 gets its
+    A broken download is resumed where it stopped; only a file with the right SHA-256 gets its
     name.
 
     Raises:
         ConfigError: unknown name.
-        InputError: no connection, or the server gives another content.
+        InputError: no connection, or the server sends something else.
     """
     corpus = CORPORA[name]
     path, partial = folder / f"{name}.txt", folder / f"{name}.txt.part"
@@ -72,7 +72,7 @@ def download_corpus(name: str, folder: Path) -> Path:
         ) from None
     if _sha256(partial) != corpus.sha256:
         partial.unlink()
-        raise InputError(f"{corpus.url} did not give the expected text (SHA-256 differs)")
+        raise InputError(f"{corpus.url} did not send the expected text (SHA-256 differs)")
     os.replace(partial, path)
     return path
 
@@ -83,14 +83,16 @@ def _fetch(corpus: Corpus, partial: Path) -> None:
         have = 0
     request = urllib.request.Request(corpus.url, headers={"Range": f"bytes={have}-"})
     with urllib.request.urlopen(request, timeout=30) as response:
-        # 206: the server goes on where we stopped; 200: it sends all from the beginning
+        # 206: the server continues where we stopped; 200: it sends all from the beginning
         with partial.open("ab" if response.status == 206 else "wb") as file:
             while block := response.read(1 << 16):
                 file.write(block)
                 if file.tell() > corpus.size_bytes:
                     break  # not our file; the hash will say so
             if file.tell() < corpus.size_bytes:
-                raise ConnectionError("the connection broke off; the same command takes it up")
+                raise ConnectionError(
+                    "the connection broke off; repeat the command to resume the download"
+                )
 
 
 def python_docs(folder: Path) -> Path:

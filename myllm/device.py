@@ -11,6 +11,7 @@ import torch
 from myllm.config import DTYPE_NAMES
 from myllm.errors import ConfigError, OutOfMemoryError
 from myllm.registry import check_choice
+from myllm.torch_adapter import memory_ran_out
 
 
 def choose_device(name: str | None = None) -> torch.device:
@@ -41,11 +42,13 @@ def choose_dtype(device: torch.device, name: str | None = None) -> torch.dtype:
     """
     if name is not None:
         check_choice("dtype", name, DTYPE_NAMES)
-        return getattr(torch, name)
+        dtype: torch.dtype = getattr(torch, name)
+        return dtype
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-    if device.type == "cpu" and sys.platform == "linux" and torch.cpu._is_avx512_bf16_supported():
-        return torch.bfloat16
+    if device.type == "cpu" and sys.platform == "linux":
+        fast = torch.cpu.get_capabilities().get("avx512_bf16")
+        return torch.bfloat16 if fast else torch.float32
     return torch.float32
 
 
@@ -76,7 +79,7 @@ def synchronize(device: torch.device) -> None:
 
 
 def host_copies(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The tensors as they are now, in memory of the CPU: training may go on and change them."""
+    """The tensors as they are now, in memory of the CPU: training may continue and change them."""
     return {name: t.detach().to("cpu", copy=True).contiguous() for name, t in tensors.items()}
 
 
@@ -96,10 +99,8 @@ def peak_memory_bytes(device: torch.device) -> int:
 
 def out_of_memory(error: RuntimeError, remedy: str) -> OutOfMemoryError | None:
     """The error to raise in place of `error`, if that says that memory ran out."""
-    text = str(error)
-    on_cpu = re.search(r"(can't allocate|not enough) memory", text)  # Linux and macOS; Windows
-    if isinstance(error, torch.OutOfMemoryError) or on_cpu:
-        asked = re.search(r"allocate ([\d.]+ ?\w+)", text)
-        amount = f" (asked for {asked[1]} more)" if asked else ""
-        return OutOfMemoryError(f"out of memory{amount}: {remedy}")
-    return None
+    asked = memory_ran_out(error)
+    if asked is None:
+        return None
+    amount = f" (asked for {asked} more)" if asked else ""
+    return OutOfMemoryError(f"out of memory{amount}: {remedy}")

@@ -15,12 +15,13 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from myllm.progress import Metrics
+from myllm.metrics import Metrics
+from myllm.observer import Observer
 from myllm.terminal import printable
-from myllm.train import Observer, Trainer
+from myllm.train import Trainer
 
 if TYPE_CHECKING:
-    from myllm.data import TokenFile
+    from myllm.token_file import TokenFile
 
 
 class TrainingDisplay(Observer):
@@ -43,8 +44,8 @@ class TrainingDisplay(Observer):
         self._started = 0.0
         self._val_loss = ""
 
-    def on_start(self, trainer: Trainer) -> None:
-        self._max_steps, self._first_step = trainer.config.max_steps, trainer.step
+    def on_start(self, step: int, max_steps: int) -> None:
+        self._max_steps, self._first_step = max_steps, step
         self._started = time.monotonic()
         if self.quiet or not _has_bar(self.console):
             return
@@ -57,9 +58,7 @@ class TrainingDisplay(Observer):
             expand=True,
             transient=True,
         )
-        self._task = self._progress.add_task(
-            "starting", total=trainer.config.max_steps, completed=trainer.step
-        )
+        self._task = self._progress.add_task("starting", total=max_steps, completed=step)
         self._progress.start()
 
     def on_step(self, step: int, loss: float, tokens_per_second: float) -> None:

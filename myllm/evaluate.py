@@ -1,4 +1,4 @@
-"""Room: model + tokens → loss, bits per byte. Knows nothing of files or training."""
+"""Room: model + tokens → loss, bits per byte (`evaluate`). Knows nothing of files or training."""
 
 from __future__ import annotations
 
@@ -9,15 +9,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
+from myllm.dataset import Batch
+from myllm.device import out_of_memory
 from myllm.errors import InputError
+from myllm.loss import language_loss
 from myllm.model import GPTModel
-
-IGNORED = -100  # a target that is padding
-LOGITS_AT_ONCE = 1 << 25  # numbers; more than that would dominate the memory of a step
 
 
 @dataclass(frozen=True)
@@ -34,44 +31,56 @@ class Evaluation:
     bits_per_byte: float
     n_tokens: int
 
+    @classmethod
+    def nothing(cls) -> Evaluation:
+        """That of no text."""
+        return cls(math.nan, math.nan, 0)
+
     @property
     def perplexity(self) -> float:
         """e to the loss: among so many equally likely tokens the model is undecided."""
         return math.exp(self.loss)
 
 
-def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """Mean loss in nats: logits (B, T, V), targets (B, T) → a float32 scalar."""
-    return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED)
+class Validation:
+    """The text that a training run is measured on, again and again."""
 
+    def __init__(
+        self,
+        model: GPTModel,
+        tokens: np.ndarray,
+        ranges: Sequence[tuple[int, int]] | None = None,
+        byte_counts: np.ndarray | None = None,
+    ) -> None:
+        """
+        Args:
+            model: whose vocabulary the tokens are of.
+            tokens: all ids (n,).
+            ranges: the parts to predict; all by default.
+            byte_counts: bytes of each token (V,); one by default.
+        """
+        self.tokens = tokens
+        self.ranges = [(0, len(tokens))] if ranges is None else list(ranges)
+        vocab_size = model.config.vocab_size
+        self.byte_counts = np.ones(vocab_size, int) if byte_counts is None else byte_counts
 
-def language_loss(model: GPTModel, tokens: Tensor, targets: Tensor) -> Tensor:
-    """The mean loss of a batch in nats, without ever holding all of its logits.
+    def measure(
+        self, model: GPTModel, batch_size: int, autocast: AbstractContextManager[object]
+    ) -> Evaluation:
+        """`evaluate`, with fewer sequences at a time where the memory is too small.
 
-    Where they are many, they are computed for some rows at a time, and again in the backward
-    pass: a third more time for the head, and for a vocabulary of 50,257 and 16 windows of 1,024
-    tokens 8 GB less.
-
-    Args:
-        model: gives features and head.
-        tokens: (B, T).
-        targets: (B, T); `IGNORED` counts for nothing.
-
-    Returns:
-        A float32 scalar.
-    """
-    features = model.features(tokens)  # (B, T, C)
-    rows = max(1, LOGITS_AT_ONCE // model.config.vocab_size)
-    if targets.numel() <= rows:
-        return cross_entropy(model.lm_head(features), targets)
-
-    def summed(part: Tensor, labels: Tensor) -> Tensor:
-        logits = model.lm_head(part).float()  # (rows, V)
-        return F.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="sum")
-
-    parts = zip(features.flatten(0, 1).split(rows), targets.flatten().split(rows))
-    losses = [checkpoint(summed, part, labels, use_reentrant=False) for part, labels in parts]
-    return torch.stack(losses).sum() / (targets != IGNORED).sum()
+        Raises:
+            InputError: the ranges hold no token to predict.
+        """
+        while True:
+            try:
+                return evaluate(
+                    model, self.tokens, self.ranges, self.byte_counts, batch_size, autocast
+                )
+            except RuntimeError as error:
+                if batch_size == 1 or out_of_memory(error, "") is None:
+                    raise
+            batch_size //= 2
 
 
 @torch.inference_mode()
@@ -83,14 +92,14 @@ def evaluate(
     batch_size: int = 32,
     autocast: AbstractContextManager[object] | None = None,
 ) -> Evaluation:
-    """The loss over every token of the ranges but the first of each, in windows side by side.
+    """The loss over every token of the ranges but the first of each, in sequences side by side.
 
     Args:
         model: put into evaluation mode, and back into its own afterwards.
         tokens: all ids (n,).
         ranges: the parts to predict.
         byte_counts: bytes of each token (V,), from `Tokenizer.byte_counts`.
-        batch_size: windows at a time.
+        batch_size: sequences at a time.
         autocast: a re-enterable context for mixed precision.
 
     Raises:
@@ -101,11 +110,11 @@ def evaluate(
     nats, n_tokens, n_bytes = 0.0, 0, 0
     model.eval()
     try:
-        for inputs, targets in _windows(tokens, ranges, model.config.context_length, batch_size):
+        for batch in _batches(tokens, ranges, model.config.context_length, batch_size):
             with autocast or nullcontext():
-                loss = language_loss(model, inputs.to(device), targets.to(device))
-            counted = targets[targets != IGNORED]
-            nats += loss.item() * len(counted)
+                batch_nats, _ = language_loss(model, batch.to(device))
+            counted = batch.targets[batch.mask]  # (n,)
+            nats += batch_nats.item()
             n_tokens += len(counted)
             n_bytes += int(byte_counts[counted.numpy()].sum())
     finally:
@@ -116,18 +125,18 @@ def evaluate(
     return Evaluation(nats / n_tokens, bits / n_bytes if n_bytes else math.nan, n_tokens)
 
 
-def _windows(
+def _batches(
     tokens: np.ndarray, ranges: Sequence[tuple[int, int]], context_length: int, batch_size: int
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches of (inputs, targets), each (B, T); the last window of a range is padded."""
+) -> Iterator[Batch]:
+    """Batches of sequences; the last one of a range is padded and masked."""
     starts = [(s, end) for start, end in ranges for s in range(start, end - 1, context_length)]
     longest = min(context_length, max((end - s - 1 for s, end in starts), default=1))
     for i in range(0, len(starts), batch_size):
-        batch = starts[i : i + batch_size]
-        inputs = torch.zeros(len(batch), longest, dtype=torch.long)
-        targets = torch.full((len(batch), longest), IGNORED)
-        for row, (s, end) in enumerate(batch):
-            window = torch.from_numpy(tokens[s : min(s + longest + 1, end)].astype(np.int64))
-            inputs[row, : len(window) - 1] = window[:-1]
-            targets[row, : len(window) - 1] = window[1:]
-        yield inputs, targets
+        rows = starts[i : i + batch_size]
+        inputs, targets = torch.zeros(2, len(rows), longest, dtype=torch.long)  # (B, T) each
+        mask = torch.zeros(len(rows), longest, dtype=torch.bool)
+        for row, (s, end) in enumerate(rows):
+            ids = torch.from_numpy(tokens[s : min(s + longest + 1, end)].astype(np.int64))
+            n = len(ids) - 1
+            inputs[row, :n], targets[row, :n], mask[row, :n] = ids[:-1], ids[1:], True
+        yield Batch(inputs, targets, mask)

@@ -1,78 +1,129 @@
-"""Room: a run → a file or folder for other programs, read back by one of them and compared."""
+"""Room: the formats of other programs → how each is written, and read back by the program it is for.
+
+To add a format: a `Format` in `FORMATS`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import importlib.util
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from myllm.checkpoint import RunFolder
+from myllm.compare import Comparison, compare
 from myllm.errors import ConfigError, InputError
-from myllm.export_check import READERS, Comparison, ExportError, compare
-from myllm.gguf_file import export_gguf
-from myllm.huggingface import export_huggingface
+from myllm.gguf_export import QUANTIZATIONS, export_gguf
+from myllm.hf_export import export_huggingface
 from myllm.onnx_folder import export_onnx
-from myllm.registry import Registry
+from myllm.readers import (
+    ExportError,
+    Opener,
+    with_llama_cpp,
+    with_onnxruntime,
+    with_transformers,
+)
+from myllm.registry import Registry, check_choice
+from myllm.run_folder import RunFolder
+
+
+@dataclass(frozen=True)
+class Format:
+    """One that other programs read.
+
+    Attributes:
+        suffix: of a name that is made from the run's.
+        write: run, path, options → nothing; the path is then whole or not there.
+        reader_package: what `pip install` knows the reader as, and Python imports.
+        reader: opens what was written.
+        options: the names of its options and what each may be, the one that leaves all numbers
+            as they are first: it is the default.
+    """
+
+    suffix: str
+    write: Callable[[RunFolder, Path, Mapping[str, str]], None]
+    reader_package: str
+    reader: Opener
+    options: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+FORMATS: Registry[Format] = Registry("format", {
+    "hf": Format("-hf", export_huggingface, "transformers", with_transformers),
+    "gguf": Format(
+        ".gguf", export_gguf, "xllamacpp", with_llama_cpp, {"quantize": QUANTIZATIONS}
+    ),
+    "onnx": Format("-onnx", export_onnx, "onnxruntime", with_onnxruntime),
+})  # fmt: skip
 
 
 @dataclass(frozen=True)
 class ExportResult:
-    """What was written, and what its reader made of it.
+    """What was written.
 
     Attributes:
-        path: the file or folder.
-        comparison: both sides; None if it was not read back.
-        missing_package: what to install so that it can be.
+        path: where.
+        compared: how the program it is for reads it; None if it was not asked.
+        missing: the package that reads it back, if that is not installed.
     """
 
     path: Path
-    comparison: Comparison | None = None
-    missing_package: str | None = None
-
-
-# name → what is added to the run's name, the writer
-FORMATS: Registry[tuple[str, Callable[..., None]]] = Registry("to", {
-    "hf": ("-hf", export_huggingface),
-    "gguf": (".gguf", export_gguf),
-    "onnx": ("-onnx", export_onnx),
-})  # fmt: skip
+    compared: Comparison | None = None
+    missing: str | None = None
 
 
 def export(
     run: RunFolder,
-    format: str,
+    to: str,
     out: Path | None = None,
-    quantize: str | None = None,
+    options: Mapping[str, str | None] | None = None,
     verify: bool = True,
 ) -> ExportResult:
-    """Writes the best model of a run, and reads it back.
+    """Writes the best model of a run for other programs, and has one of them read it back.
 
     Args:
-        run: whose.
-        format: hf, gguf or onnx.
-        out: what to make; by default it is named after the run.
-        quantize: a type of GGUF.
-        verify: read it back with the independent program, where that is installed.
+        run: the run.
+        to: a name in `FORMATS`.
+        out: the file or folder to make; None: named after the run, in the current folder.
+        options: of the format, by name; None is its default.
+        verify: whether it is read back, where the program for it is installed.
 
     Raises:
-        ExportError: the other program computes something else.
-        InputError, ConfigError: `out` exists; an unknown format, or an option that it has not.
+        ConfigError: no such format, or it has no such option.
+        InputError: `out` exists, or the format cannot express the model.
+        ExportError: what was written computes something else, though its numbers are exact.
     """
-    suffix, write = FORMATS[format]
-    if quantize and format != "gguf":
-        raise ConfigError("--quantize is a choice of --to gguf: the other formats are exact")
-    path = out or Path(f"{run.name}{suffix}")
-    if path.exists():
-        raise InputError(f"{path} exists: name another --out, or remove it")
-    if format == "gguf":
-        export_gguf(run, path, quantize or "f32")
-    else:
-        write(run, path)
+    format, given = FORMATS[to], {n: v for n, v in (options or {}).items() if v is not None}
+    for name, value in given.items():
+        if name not in format.options:
+            having = ", ".join(n for n, other in FORMATS.items() if name in other.options)
+            raise ConfigError(f"--{name} {value}: --to {to} has no such choice ({having} has)")
+        check_choice(name, value, format.options[name])
+    out = out or Path(f"{run.name}{format.suffix}")
+    if out.exists():
+        raise InputError(f"{out} exists: name another --out, or remove it")
+    defaults = {name: choices[0] for name, choices in format.options.items()}
+    format.write(run, out, {**defaults, **given})
     if not verify:
-        return ExportResult(path)
-    found = compare(run, path, format)
+        return ExportResult(out)
+    found = read_back(run, to, out)
     if found is None:
-        return ExportResult(path, None, READERS[format][0].replace("_cpp", "-cpp-python"))
-    if not found.equal and quantize in (None, "f32"):
-        raise ExportError(f"{path} does not compute what run {run.name} computes: do not use it")
-    return ExportResult(path, found)
+        return ExportResult(out, missing=format.reader_package)
+    if not found.equal and {**defaults, **given} == defaults:
+        same = sum(ours == theirs for ours, theirs in zip(found.ours, found.theirs))
+        raise ExportError(
+            f"{out} does not compute what run {run.name} computes: normalised logits differ by "
+            f"{found.difference:.1e} (the largest is {found.scale:.1f}), {same} of "
+            f"{len(found.ours)} tokens written greedily are the same; do not use it"
+        )
+    return ExportResult(out, found)
+
+
+def read_back(run: RunFolder, to: str, path: Path) -> Comparison | None:
+    """Compares what was written with the run; None if the reader's package is not installed.
+
+    Raises:
+        ExportError: it cannot be read, or its tokenizer gives other ids.
+    """
+    format = FORMATS[to]
+    if importlib.util.find_spec(format.reader_package) is None:
+        return None
+    return compare(run, path, format.reader)

@@ -1,4 +1,4 @@
-"""Room: prompt → text: sampling, streaming, `TextGenerator`. Knows nothing of training.
+"""Room: prompt → text: streaming, `TextGenerator`. Knows nothing of training.
 
 prompt ──encode──▶ window ──prefill──▶ logits ──next_token──▶ id ──decode──▶ text
                               ▲───────── one token at a time ─────┘
@@ -16,10 +16,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from myllm.checkpoint import find_run
+from myllm.cache import KVCache
 from myllm.config import SamplingConfig
+from myllm.decode import prefill
 from myllm.device import choose_device
-from myllm.model import GPTModel, KVCache
+from myllm.model import GPTModel
+from myllm.run_folder import find_run
+from myllm.sampling import next_token
 from myllm.tokenizer import Tokenizer
 from myllm.weights import load_model
 
@@ -92,7 +95,7 @@ class TextGenerator:
         if unknown and not self._unknown_announced:
             log.warning("%d characters of the prompt do not occur in the training text", unknown)
             self._unknown_announced = True
-        return self.tokenizer.beginning + ids or [self.tokenizer.end_of_text_id]
+        return self.tokenizer.prefix_ids + ids or [self.tokenizer.eos_token_id]
 
     def stream_ids(self, ids: list[int], sampling: SamplingConfig) -> Iterator[int]:
         """The ids that follow `ids`, up to end of text (which is not given out)."""
@@ -105,7 +108,7 @@ class TextGenerator:
             # A draw is a function of seed and position: a resumed text is the same text.
             rng = torch.Generator().manual_seed((seed + len(ids) * 0x9E3779B1) % 2**63)
             id = next_token(logits.float().cpu(), sampling, rng, ids[window.start :])
-            if id == self.tokenizer.end_of_text_id and not sampling.ignore_end:
+            if id == self.tokenizer.eos_token_id and not sampling.ignore_end:
                 return
             ids.append(id)
             yield id
@@ -119,7 +122,7 @@ class TextGenerator:
         return [(self._shown(id), p) for id, p in zip(best.tolist(), values.tolist())]
 
     def _shown(self, id: int) -> str:
-        if id == self.tokenizer.end_of_text_id:
+        if id == self.tokenizer.eos_token_id:
             return "end of text"
         return self.tokenizer.token_bytes(id).decode("utf-8", errors="backslashreplace")
 
@@ -154,9 +157,8 @@ class TextWindow:
         if start != self.start:
             self.start, self._cache = start, KVCache(self.model.config)
         device = self.model.token_embedding.weight.device
-        unread = ids[start + self._cache.length :]
-        features = self.model.features(torch.tensor([unread], device=device), self._cache)
-        return self.model.lm_head(features[:, -1])[0]  # (V,)
+        unread = ids[start + sum(self._cache.lengths) :]  # of the one row
+        return prefill(self.model, torch.tensor([unread], device=device), self._cache)[0]  # (V,)
 
 
 def window_start(n_tokens: int, context_length: int) -> int:
@@ -169,45 +171,6 @@ def window_start(n_tokens: int, context_length: int) -> int:
     """
     stride = max(1, context_length // 2)
     return max(0, -(-(n_tokens - context_length) // stride) * stride)
-
-
-def next_token(
-    logits: Tensor, sampling: SamplingConfig, rng: torch.Generator, context: Iterable[int] = ()
-) -> int:
-    """Draws one id.
-
-    Args:
-        logits: (V,), float32 on the CPU.
-        sampling: the settings, applied in this order: repetition penalty, temperature, top-k,
-            top-p (arXiv 1904.09751), min-p (arXiv 2407.01082).
-        rng: the source of the draw.
-        context: ids whose repetition is penalised (arXiv 1909.05858).
-    """
-    if sampling.repetition_penalty != 1:
-        seen = torch.tensor(sorted(set(context)), dtype=torch.long)
-        penalty = sampling.repetition_penalty
-        values = logits[seen]
-        logits = logits.index_copy(
-            0, seen, torch.where(values > 0, values / penalty, values * penalty)
-        )
-    if sampling.temperature == 0:
-        return int(logits.argmax())
-    probabilities = filter_probabilities((logits / sampling.temperature).softmax(-1), sampling)
-    return int(torch.multinomial(probabilities, 1, generator=rng))
-
-
-def filter_probabilities(probabilities: Tensor, sampling: SamplingConfig) -> Tensor:
-    """Sets the unlikely ones of `probabilities` (V,) to 0; the likeliest always stays."""
-    p = probabilities
-    if sampling.top_k is not None and sampling.top_k < len(p):
-        p = torch.where(p >= p.topk(sampling.top_k).values[-1], p, 0.0)
-    if sampling.top_p is not None and sampling.top_p < 1:
-        values, order = p.sort(descending=True, stable=True)
-        before = values.cumsum(-1) - values  # what the likelier ones sum to
-        p = p.index_fill(0, order[before >= sampling.top_p * p.sum()], 0.0)
-    if sampling.min_p is not None:
-        p = torch.where(p >= sampling.min_p * p.max(), p, 0.0)
-    return p
 
 
 def _until_stop(pieces: Iterable[str], stop: tuple[str, ...]) -> Iterator[str]:

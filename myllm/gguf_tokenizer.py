@@ -12,7 +12,8 @@ from typing import Any
 
 from myllm.errors import InputError
 from myllm.imported_tokenizer import SPACE, ImportedTokenizer
-from myllm.tokenizer import BPETokenizer, CharTokenizer, Tokenizer
+from myllm.tokenizer import BPETokenizer, CharTokenizer
+from myllm.tokenizer_base import Tokenizer
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +41,7 @@ def add_tokenizer(writer: Any, tokenizer: Tokenizer, vocab_size: int) -> None:
     """
     if isinstance(tokenizer, BPETokenizer):
         names = {id: name for name, id in tokenizer.vocab.items()}
-        _add_tokens(writer, names, {}, tokenizer.end_of_text_id, vocab_size)
+        _add_tokens(writer, names, {}, tokenizer.eos_token_id, vocab_size)
         _add_byte_pairs(writer, "gpt-2", tokenizer.merges)
     elif isinstance(tokenizer, CharTokenizer):
         _add_characters(writer, tokenizer, vocab_size)
@@ -48,9 +49,9 @@ def add_tokenizer(writer: Any, tokenizer: Tokenizer, vocab_size: int) -> None:
         _add_imported(writer, tokenizer, vocab_size)
     else:
         raise InputError(f"llama.cpp knows nothing like a {tokenizer.kind} tokenizer")
-    writer.add_bos_token_id(tokenizer.begin_id)
-    writer.add_eos_token_id(tokenizer.end_of_text_id)
-    writer.add_add_bos_token(bool(tokenizer.beginning))
+    writer.add_bos_token_id(tokenizer.bos_token_id)
+    writer.add_eos_token_id(tokenizer.eos_token_id)
+    writer.add_add_bos_token(bool(tokenizer.prefix_ids))
     writer.add_add_eos_token(False)
     if tokenizer.chat_template is not None:
         writer.add_chat_template(tokenizer.chat_template)
@@ -63,10 +64,9 @@ def _add_tokens(
     from gguf import TokenType
 
     types = {end_id: TokenType.CONTROL, **types}
-    unused = {id: f"[unused {id}]" for id in range(vocab_size) if id not in names}
-    types |= dict.fromkeys(unused, TokenType.UNUSED)
-    writer.add_token_list([{**names, **unused}[id] for id in range(vocab_size)])
-    writer.add_token_types([types.get(id, TokenType.NORMAL) for id in range(vocab_size)])
+    ids, normal, unused = range(vocab_size), TokenType.NORMAL, TokenType.UNUSED
+    writer.add_token_list([names.get(id, f"[unused {id}]") for id in ids])
+    writer.add_token_types([types.get(id, normal) if id in names else unused for id in ids])
 
 
 def _add_byte_pairs(writer: Any, cut: str, merges: list[tuple[str, str]]) -> None:
@@ -81,9 +81,9 @@ def _add_characters(writer: Any, tokenizer: CharTokenizer, vocab_size: int) -> N
 
     if SPACE in tokenizer.char_to_id:
         raise InputError(f"the text has the character {SPACE}, which GGUF writes for a space")
-    end = tokenizer.end_of_text_id
+    end = tokenizer.eos_token_id
     names = {id: SPACE if ch == " " else ch for id, ch in tokenizer.id_to_char.items()}
-    names |= {0: "<unk>", end: tokenizer.end_of_text}
+    names |= {0: "<unk>", end: tokenizer.eos_token}
     _add_tokens(writer, names, {0: TokenType.UNKNOWN}, end, vocab_size)
     writer.add_tokenizer_model("t5")
     writer.add_tokenizer_pre("default")
@@ -112,7 +112,7 @@ def _add_imported(writer: Any, tokenizer: ImportedTokenizer, vocab_size: int) ->
         types |= {} if unknown is None else {unknown: TokenType.UNKNOWN}
         is_byte = re.compile("<0x[0-9A-F]{2}>").fullmatch
         types |= {id: TokenType.BYTE for id, name in names.items() if is_byte(name)}
-        _add_tokens(writer, names, types, tokenizer.end_of_text_id, vocab_size)
+        _add_tokens(writer, names, types, tokenizer.eos_token_id, vocab_size)
         _add_pieces(writer, content, names, merges, vocab_size)
         return
     cut, whole_words_first = CUTS.get(_cuts(content.get("pre_tokenizer")), (None, False))
@@ -123,7 +123,7 @@ def _add_imported(writer: Any, tokenizer: ImportedTokenizer, vocab_size: int) ->
         raise InputError(f"llama.cpp does not change texts as the imported tokenizer: {composed}")
     if composed:
         log.warning("llama.cpp does not compose characters: accents written apart stay apart")
-    _add_tokens(writer, names, types, tokenizer.end_of_text_id, vocab_size)
+    _add_tokens(writer, names, types, tokenizer.eos_token_id, vocab_size)
     _add_byte_pairs(writer, cut, merges)
 
 

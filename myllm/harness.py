@@ -70,12 +70,12 @@ class HarnessModel(TemplateLM):
     @property
     def eot_token_id(self) -> int:
         """The token that ends a text."""
-        return self._generator.tokenizer.end_of_text_id
+        return self._generator.tokenizer.eos_token_id
 
     @property
     def prefix_token_id(self) -> int:
         """The token that stands before a text without a context."""
-        return self._generator.tokenizer.begin_id
+        return self._generator.tokenizer.bos_token_id
 
     @property
     def max_length(self) -> int:
@@ -87,7 +87,7 @@ class HarnessModel(TemplateLM):
     ) -> list[int]:
         """Text → ids; what the model wants before a text is put there unless told otherwise."""
         tokenizer = self._generator.tokenizer
-        before = tokenizer.beginning if add_special_tokens in (None, True) else []
+        before = tokenizer.prefix_ids if add_special_tokens in (None, True) else []
         return before + tokenizer.encode(string)
 
     @torch.inference_mode()

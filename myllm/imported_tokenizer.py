@@ -16,7 +16,7 @@ from myllm.tokenizer_base import (
     Tokenizer,
 )
 
-MOST_BYTES = 1 << 26  # of a tokenizer.json; the largest known are half of that
+MAX_BYTES = 1 << 26  # of a tokenizer.json; the largest known are half of that
 ENDS = (END_OF_TEXT, "<|im_end|>", "<|end_of_text|>", "</s>", "<eos>")  # names of end of text
 SPACE = "\N{LOWER ONE EIGHTH BLOCK}"  # what SentencePiece writes for a space
 
@@ -31,12 +31,12 @@ class ImportedTokenizer(EngineTokenizer):
     kind = "imported"
 
     def __init__(
-        self, content: dict[str, Any], end_of_text: str, chat_template: str | None = None
+        self, content: dict[str, Any], eos_token: str, chat_template: str | None = None
     ) -> None:
         """
         Args:
             content: of a `tokenizer.json`.
-            end_of_text: the name of the token that ends a text.
+            eos_token: the name of the token that ends a text.
             chat_template: is kept for other programs.
 
         Raises:
@@ -55,30 +55,30 @@ class ImportedTokenizer(EngineTokenizer):
         self._engine.no_truncation()
         self._engine.no_padding()
         self._engine.encode_special_tokens = True
-        self.content, self._end, self._template = content, end_of_text, chat_template
-        end = self._engine.token_to_id(end_of_text)
+        self.content, self._end, self._template = content, eos_token, chat_template
+        end = self._engine.token_to_id(eos_token)
         if end is None:
-            raise InputError(f"it has no token {end_of_text!r}, which shall end a text")
+            raise InputError(f"it has no token {eos_token!r}, which should end a text")
         self._end_id = end
         self._bytes = self._all_bytes()
-        self._beginning = self._ids_before("a")
+        self._prefix = self._ids_before("a")
 
     @classmethod
     def read(
-        cls, path: Path, end_of_text: str | None = None, chat_template: str | None = None
+        cls, path: Path, eos_token: str | None = None, chat_template: str | None = None
     ) -> ImportedTokenizer:
         """Reads a `tokenizer.json`.
 
         Args:
             path: the file.
-            end_of_text: the name of the token that ends a text; by default the first usual one.
+            eos_token: the name of the token that ends a text; by default the first usual one.
             chat_template: is kept for other programs.
 
         Raises:
             InputError: no such file, or not one that is known here.
         """
         try:
-            if path.stat().st_size > MOST_BYTES:
+            if path.stat().st_size > MAX_BYTES:
                 raise InputError(f"{path} is larger than any tokenizer")
             content = json.loads(path.read_bytes().decode("utf-8"))
         except OSError as error:
@@ -86,11 +86,11 @@ class ImportedTokenizer(EngineTokenizer):
         except (ValueError, RecursionError) as error:
             if isinstance(error, InputError):
                 raise
-            raise InputError(f"{path} is no valid JSON") from None
+            raise InputError(f"{path} is not valid JSON") from None
         if not isinstance(content, dict):
-            raise InputError(f"{path} is no tokenizer")
+            raise InputError(f"{path} is not a tokenizer")
         text = json.dumps(content.get("added_tokens", []))
-        end = end_of_text or next((name for name in ENDS if json.dumps(name) in text), ENDS[0])
+        end = eos_token or next((name for name in ENDS if json.dumps(name) in text), ENDS[0])
         try:
             return cls(content, end, chat_template)
         except InputError as error:
@@ -128,16 +128,16 @@ class ImportedTokenizer(EngineTokenizer):
         raise InputError("an imported tokenizer is trained already")
 
     @property
-    def end_of_text_id(self) -> int:
+    def eos_token_id(self) -> int:
         return self._end_id
 
     @property
-    def end_of_text(self) -> str:
+    def eos_token(self) -> str:
         return self._end
 
     @property
-    def beginning(self) -> list[int]:
-        return self._beginning
+    def prefix_ids(self) -> list[int]:
+        return self._prefix
 
     @property
     def chat_template(self) -> str | None:
@@ -153,5 +153,5 @@ class ImportedTokenizer(EngineTokenizer):
         if not isinstance(content["content"], dict) or not isinstance(content["end_of_text"], str):
             raise InputError("it is not of this form")
         if not isinstance(template, str):
-            raise InputError("its chat template is no text")
+            raise InputError("its chat template is not text")
         return cls(content["content"], content["end_of_text"], template or None)

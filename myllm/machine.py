@@ -29,7 +29,7 @@ def available_cores() -> int:
 def use_available_cores() -> None:
     """Lets PyTorch, which must not be imported yet, start no more threads than there are cores.
 
-    With more, they wait for each other at every operation. `OMP_NUM_THREADS` goes before.
+    With more, they wait for each other at every operation. `OMP_NUM_THREADS` takes precedence.
     """
     cores = available_cores()
     if cores < (os.cpu_count() or 1):

@@ -6,12 +6,14 @@ import torch
 from torch import Tensor
 
 from myllm.config import GPTConfig, TrainConfig
+from myllm.dataset import Batch
 from myllm.device import autocast, choose_dtype
 from myllm.errors import OutOfMemoryError
-from myllm.evaluate import language_loss
+from myllm.loss import language_loss
 from myllm.machine import available_memory_bytes
 from myllm.model import GPTModel
 from myllm.optim import parameter_groups
+from myllm.torch_adapter import tensors_without_content
 
 FLOAT_BYTES = 4
 CPU_SLACK, CPU_LIBRARIES = 1.32, 40 << 20  # fitted: gaps between blocks, what the kernels keep
@@ -36,25 +38,23 @@ def estimate_training_memory(
         device: decides the precision where the configuration leaves it open.
         saving: while a checkpoint is being saved, of which there is a copy, too.
     """
-    from torch._subclasses.fake_tensor import FakeTensorMode  # takes a second to import
-
-    kept: dict[int, Tensor] = {}
+    kept: set[torch.UntypedStorage] = set()  # views share one; each is one Python object
 
     def keep(tensor: Tensor) -> Tensor:
-        kept[tensor.untyped_storage()._cdata] = tensor
+        kept.add(tensor.untyped_storage())
         return tensor
 
     precision = autocast(torch.device("cpu"), choose_dtype(device, config.dtype))
-    with FakeTensorMode():
+    with tensors_without_content():
         model = GPTModel(model_config)
-        model.recompute = config.activation_checkpointing
+        model.activation_checkpointing = config.activation_checkpointing
         shape = (config.batch_size, model_config.context_length)
         tokens = torch.zeros(shape, dtype=torch.long)
-        own = {t.untyped_storage()._cdata for t in (*model.parameters(), *model.buffers())}
+        own = {t.untyped_storage() for t in (*model.parameters(), *model.buffers())}
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), precision:
-            language_loss(model, tokens, tokens)
-    sizes = {key: t.untyped_storage().nbytes() for key, t in kept.items() if key not in own}
-    activations = sum(sizes.values()) + 2 * max(sizes.values())  # and the gradient of the last
+            language_loss(model, Batch(tokens, tokens, torch.ones_like(tokens, dtype=torch.bool)))
+    sizes = [storage.nbytes() for storage in kept - own]
+    activations = sum(sizes) + 2 * max(sizes)  # and the gradient of the last
     state, update = _optimizer_bytes(model, config)
     weights = FLOAT_BYTES * model.count_parameters()
     held = weights + state + max(activations, weights + update)
@@ -75,8 +75,8 @@ def check_memory(model_config: GPTConfig, config: TrainConfig, device: torch.dev
     if device.type != "cpu" or available is None:
         return
     L, C, V = model_config.n_layers, model_config.d_model, model_config.vocab_size
-    windows = config.batch_size * model_config.context_length
-    if 16 * (12 * L * C + V) * C + 100 * L * windows * C < available / 3:
+    n_tokens = config.batch_size * model_config.context_length
+    if 16 * (12 * L * C + V) * C + 100 * L * n_tokens * C < available / 3:
         return  # far from it: spare the second that a close look takes
     needed = estimate_training_memory(model_config, config, device, saving=True)
     if needed > available:

@@ -2,87 +2,55 @@
 
 Letters of the shapes: B batch, T time, S time with what the cache holds, C d_model, H heads,
 K key and value heads, D head size, F inner width, V vocabulary.
-
-To add an attention variant: one class with the signature of `MultiHeadAttention`, one line in
-`ATTENTIONS`.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from enum import StrEnum
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from myllm.cache import Cache, Positions, check_context
 from myllm.config import GPTConfig
-from myllm.errors import ConfigError, InputError
+from myllm.dropout import Dropout
+from myllm.errors import ConfigError
 from myllm.registry import Registry
 
 INIT_STD = 0.02  # GPT-2's; of embeddings and of linear layers that do not end a residual branch
 QUERY_BLOCK = 64  # queries that `MultiHeadAttention` takes at a time
 
+Angles = tuple[Tensor, Tensor]
 
-class KVCache:
-    """Keys and values of the tokens seen so far, one pair of tensors (B, K, S, D) a layer.
 
-    The memory grows by doubling up to the context length, so that a short text pays for a short
-    cache.
+class Role(StrEnum):
+    """What a parameter is for: who trains it, and how, follows from it.
+
+    The module that owns a parameter says it in its attribute `role`. Without one, a matrix is
+    hidden. Biases and norms are vectors, whatever the module, unless it is an adapter.
     """
 
-    def __init__(self, config: GPTConfig) -> None:
-        self.capacity = config.context_length
-        self.length = 0  # tokens that every layer holds
-        self._keys: list[Tensor | None] = [None] * config.n_layers
-        self._values: list[Tensor | None] = [None] * config.n_layers
-
-    def update(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Appends `k`, `v` (B, K, T, D) of new tokens; returns all (B, K, S, D)."""
-        start, end = self.length, self.length + k.shape[2]
-        self._keys[layer] = self._fit(self._keys[layer], k, end)
-        self._values[layer] = self._fit(self._values[layer], v, end)
-        keys, values = self._keys[layer], self._values[layer]
-        assert keys is not None and values is not None
-        keys[:, :, start:end] = k
-        values[:, :, start:end] = v
-        return keys[:, :, :end], values[:, :, :end]
-
-    def advance(self, n_tokens: int) -> None:
-        """Counts new tokens as held, once all layers have been updated."""
-        self.length += n_tokens
-
-    def _fit(self, held: Tensor | None, new: Tensor, end: int) -> Tensor:
-        if held is not None and held.shape[2] >= end:
-            return held
-        size = min(self.capacity, max(64, 1 << (end - 1).bit_length()))
-        grown = new.new_empty(*new.shape[:2], size, new.shape[3])
-        if held is not None:
-            grown[:, :, : self.length] = held[:, :, : self.length]
-        return grown
+    EMBEDDING = "embedding"
+    HIDDEN = "hidden"
+    HEAD = "head"
+    VECTOR = "vector"
+    ADAPTER = "adapter"
 
 
-class Dropout(nn.Module):
-    """Sets a share of the features to zero while training, and scales the others up.
+class Embedding(nn.Embedding):
+    """A table with a row of its own for each token or position."""
 
-    On a CPU eight decisions are taken from each random number, which is four times as fast as
-    PyTorch's own dropout, and ten times in a compiled model. The rate is kept to 1/256.
-    """
+    role = Role.EMBEDDING
 
-    def __init__(self, rate: float) -> None:
-        super().__init__()
-        self.rate = rate
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Any shape → the same."""
-        if not self.training or not self.rate:
-            return x
-        if not x.is_cpu:
-            return F.dropout(x, self.rate)
-        dropped = round(self.rate * 256)
-        random = torch.randint(-(2**63), 2**63 - 1, (-(-x.numel() // 8),))
-        keep = random.view(torch.uint8)[: x.numel()].view(x.shape) >= dropped
-        return x * keep * (256 / (256 - dropped))
+class Head(nn.Linear):
+    """The linear layer that gives the logits."""
+
+    role = Role.HEAD
 
 
 class RMSNorm(nn.RMSNorm):
@@ -133,12 +101,16 @@ class RotaryPosition(nn.Module):
         kept = ((turns - c.rope_low_freq_factor) / width).clamp(0.0, 1.0)
         return 1 / (kept + (1 - kept) / c.rope_factor)
 
-    def forward(self, x: Tensor, start: int) -> Tensor:
-        """Turns `x` (B, H, T, D), whose first token is at position `start`."""
-        cos = self.cos[start : start + x.shape[2]].to(x.dtype)  # (T, D)
-        sin = self.sin[start : start + x.shape[2]].to(x.dtype)
-        left, right = x.chunk(2, dim=-1)
-        return x * cos + torch.cat((-right, left), dim=-1) * sin  # (B, H, T, D)
+    def forward(self, positions: Positions) -> Angles:
+        """Cosine and sine of what tokens at `positions` turn by: (1 or B, 1, T, D) each."""
+        return self.cos[positions].unsqueeze(-3), self.sin[positions].unsqueeze(-3)
+
+
+def rotate(x: Tensor, angles: Angles) -> Tensor:
+    """Turns each token's features in `x` (B, H, T, D)."""
+    cos, sin = (part.to(x.dtype) for part in angles)  # (1 or B, 1, T, D)
+    left, right = x.chunk(2, dim=-1)
+    return x * cos + torch.cat((-right, left), dim=-1) * sin  # (B, H, T, D)
 
 
 class MultiHeadAttention(nn.Module):
@@ -150,21 +122,15 @@ class MultiHeadAttention(nn.Module):
     """
 
     def __init__(self, config: GPTConfig, layer: int) -> None:
-        """
-        Args:
-            config: the shape of the model.
-            layer: the block's index: whose part of the cache this is.
-        """
         super().__init__()
-        self.layer = layer
+        self.layer = layer  # the block's index: whose part of the cache this is
         self.head_size = D = config.head_size
         self.n_heads, self.n_kv_heads = config.n_heads, config.kv_heads
-        self.dropout_rate = config.dropout
         self.W_q = nn.Linear(config.d_model, config.n_heads * D, bias=config.bias)
         self.W_k = nn.Linear(config.d_model, config.kv_heads * D, bias=config.bias)
         self.W_v = nn.Linear(config.d_model, config.kv_heads * D, bias=config.bias)
         self.W_o = nn.Linear(config.n_heads * D, config.d_model, bias=config.bias)
-        self.dropout = Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout_rate)
         self.q_norm = build_norm(config, D) if config.qk_norm else None
         self.k_norm = build_norm(config, D) if config.qk_norm else None
         self.output_std = INIT_STD / math.sqrt(2 * config.n_layers)
@@ -176,7 +142,7 @@ class MultiHeadAttention(nn.Module):
         init_linear(self.W_o, self.output_std)
 
     def forward(
-        self, x: Tensor, rotary: RotaryPosition | None = None, cache: KVCache | None = None
+        self, x: Tensor, angles: Angles | None = None, cache: Cache | None = None
     ) -> Tensor:
         """(B, T, C) → (B, T, C); with a cache, `x` are the tokens that follow those in it."""
         B, T, _ = x.shape
@@ -186,37 +152,44 @@ class MultiHeadAttention(nn.Module):
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (B, H or K, T, D)
-        if rotary is not None:
-            start = cache.length if cache is not None else 0
-            q, k = rotary(q, start), rotary(k, start)
+        if angles is not None:
+            q, k = rotate(q, angles), rotate(k, angles)
         q, k = q.to(v.dtype), k.to(v.dtype)  # under autocast a norm gives float32
+        mask = None
         if cache is not None:
-            k, v = cache.update(self.layer, k, v)  # (B, K, S, D)
+            k, v, mask = cache.update(self.layer, k, v)  # (B, K, S, D)
         if self.n_kv_heads != self.n_heads:
             k = k.repeat_interleave(self.n_heads // self.n_kv_heads, dim=1)  # (B, H, S, D)
             v = v.repeat_interleave(self.n_heads // self.n_kv_heads, dim=1)
-        y = self.attend(q, k, v)  # (B, H, T, D)
-        return self.W_o(y.transpose(1, 2).reshape(B, T, -1))  # (B, T, C)
+        y = self.attend(q, k, v, mask)  # (B, H, T, D)
+        x = self.W_o(y.transpose(1, 2).reshape(B, T, -1))  # (B, T, C)
+        return x
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """softmax(q kᵀ / √D) v, where a query sees the keys up to its own position.
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+        """softmax(q kᵀ / √D) v over the keys that each query sees.
 
         Args:
-            q: (B, H, T, D), the last T of the S positions.
-            k: (B, H, S, D).
-            v: (B, H, S, D).
+            q, k, v: (B, H, T, D), (B, H, S, D), (B, H, S, D).
+            mask: which keys each query sees, bool, broadcastable to (B, 1, T, S). Without one the
+                queries are the last T of the S positions, and see those up to their own.
 
         Returns:
             (B, H, T, D).
         """
         T, S = q.shape[2], k.shape[2]
         q = q / math.sqrt(self.head_size)
+        if mask is not None:
+            scores = (q @ k.transpose(-2, -1)).masked_fill(~mask, float("-inf"))  # (B, H, T, S)
+            y: Tensor = self.dropout(scores.softmax(dim=-1)) @ v  # (B, H, T, D)
+            return y
         outputs = []
         for start in range(0, T, QUERY_BLOCK):
             end = min(start + QUERY_BLOCK, T)
             seen = S - T + end  # no query of the block sees a later key
             scores = q[:, :, start:end] @ k[:, :, :seen].transpose(-2, -1)
-            weights = (scores + causal_bias(end - start, seen, q)).softmax(dim=-1)
+            # added, as a condition would keep the compiler from vector instructions
+            bias = q.new_full((end - start, seen), float("-inf")).triu(S - T + start + 1)
+            weights = (scores + bias).softmax(dim=-1)
             outputs.append(self.dropout(weights) @ v[:, :, :seen])  # (B, H, 64, D)
         return torch.cat(outputs, dim=2)  # (B, H, T, D)
 
@@ -224,30 +197,13 @@ class MultiHeadAttention(nn.Module):
 class FlashAttention(MultiHeadAttention):
     """The same function by PyTorch's fused kernels, which never hold the scores (B, H, T, S)."""
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
         T, S = q.shape[2], k.shape[2]
-        return F.scaled_dot_product_attention(
-            q,
-            k,
-            v,
-            attn_mask=causal_mask(q, k) if 1 < T < S else None,
-            is_causal=T == S,
-            dropout_p=self.dropout_rate if self.training else 0.0,
-        )
-
-
-def causal_bias(T: int, S: int, like: Tensor) -> Tensor:
-    """What hides later keys when added to scores: 0 or -inf (T, S), of `like`'s dtype and device.
-
-    Added, as a condition would keep the compiler from vector instructions.
-    """
-    return like.new_full((T, S), float("-inf")).triu(diagonal=S - T + 1)
-
-
-def causal_mask(q: Tensor, k: Tensor) -> Tensor:
-    """Which keys each query sees: bool (T, S), for queries that are the last T positions."""
-    T, S = q.shape[2], k.shape[2]
-    return torch.ones(T, S, dtype=torch.bool, device=q.device).tril(diagonal=S - T)
+        whole = mask is None and T == S  # only then do the kernels know causality by themselves
+        if mask is None and 1 < T < S:
+            mask = torch.ones(T, S, dtype=torch.bool, device=q.device).tril(S - T)  # (T, S)
+        rate = self.dropout.rate if self.training else 0.0
+        return F.scaled_dot_product_attention(q, k, v, mask, rate, is_causal=whole)
 
 
 class FeedForward(nn.Module):
@@ -258,22 +214,22 @@ class FeedForward(nn.Module):
         self.linear1 = nn.Linear(config.d_model, config.ff_size, bias=config.bias)
         self.gelu = nn.GELU(approximate="tanh")
         self.linear2 = nn.Linear(config.ff_size, config.d_model, bias=config.bias)
-        self.dropout = Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout_rate)
         self.output_std = INIT_STD / math.sqrt(2 * config.n_layers)
 
     def reset_parameters(self) -> None:
-        """Draws new weights; the output's are smaller, as 2 · n_layers of them add up (GPT-2)."""
+        """Draws new weights, the output's as small as those of attention."""
         init_linear(self.linear1, INIT_STD)
         init_linear(self.linear2, self.output_std)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, C) → (B, T, C)."""
-        return self.linear2(self.gelu(self.linear1(x)))
+        x = self.linear2(self.gelu(self.linear1(x)))
+        return x
 
 
 class SwiGLU(FeedForward):
-    """A feed-forward whose inner features are gated: silu(gate(x)) · linear1(x) (arXiv
-    2002.05202)."""
+    """With the inner features gated: silu(gate(x)) · linear1(x) (arXiv 2002.05202)."""
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__(config)
@@ -285,7 +241,8 @@ class SwiGLU(FeedForward):
         init_linear(self.gate, INIT_STD)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.linear2(F.silu(self.gate(x)) * self.linear1(x))
+        x = self.linear2(F.silu(self.gate(x)) * self.linear1(x))
+        return x
 
 
 class TransformerBlock(nn.Module):
@@ -297,14 +254,15 @@ class TransformerBlock(nn.Module):
         self.attention = ATTENTIONS[config.attention or "flash"](config, layer)
         self.ln2 = build_norm(config, config.d_model)
         self.feed_forward = FEED_FORWARDS[config.feed_forward](config)
-        self.dropout = Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout_rate)
 
     def forward(
-        self, x: Tensor, rotary: RotaryPosition | None = None, cache: KVCache | None = None
+        self, x: Tensor, angles: Angles | None = None, cache: Cache | None = None
     ) -> Tensor:
         """(B, T, C) → (B, T, C)."""
-        x = x + self.dropout(self.attention(self.ln1(x), rotary, cache))
-        return x + self.dropout(self.feed_forward(self.ln2(x)))
+        x = x + self.dropout(self.attention(self.ln1(x), angles, cache))
+        x = x + self.dropout(self.feed_forward(self.ln2(x)))
+        return x
 
 
 class GPTModel(nn.Module):
@@ -317,38 +275,31 @@ class GPTModel(nn.Module):
     """
 
     def __init__(self, config: GPTConfig) -> None:
-        """
-        Args:
-            config: the shape; validated here.
-
-        Raises:
-            ConfigError: a value out of its limits, or two that contradict.
-        """
+        """Raises `ConfigError` for a value out of its limits, or two that contradict."""
         super().__init__()
         self.config = config.validate()
-        self.recompute = False  # blocks run again in the backward pass instead of being kept
+        self.activation_checkpointing = False  # blocks run again backward instead of being kept
         if config.vocab_size < 1:
             raise ConfigError("vocab_size 0: a model needs the size of its tokenizer's vocabulary")
-        self.token_embedding = nn.Embedding(config.vocab_size, config.d_model)
+        self.token_embedding = Embedding(config.vocab_size, config.d_model)
         self.position_embedding: nn.Embedding | None = None
         self.rotary: RotaryPosition | None = None
         if config.position == "learned":
-            self.position_embedding = nn.Embedding(config.context_length, config.d_model)
+            self.position_embedding = Embedding(config.context_length, config.d_model)
         else:
             self.rotary = RotaryPosition(config)
-        self.dropout = Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout_rate)
         self.blocks = nn.ModuleList(TransformerBlock(config, i) for i in range(config.n_layers))
         self.ln_final = build_norm(config, config.d_model)
-        self.lm_head = nn.Linear(config.d_model, config.vocab_size, bias=False)
+        self.lm_head = Head(config.d_model, config.vocab_size, bias=False)
         if config.tie_weights:
             self.lm_head.weight = self.token_embedding.weight
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Draws all weights anew: each module its own, so that none can be forgotten."""
-        for embedding in (self.token_embedding, self.position_embedding):
-            if embedding is not None:
-                nn.init.normal_(embedding.weight, std=INIT_STD)
+        for embedding in filter(None, (self.token_embedding, self.position_embedding)):
+            nn.init.normal_(embedding.weight, std=INIT_STD)
         if not self.config.tie_weights:
             init_linear(self.lm_head, INIT_STD)
         own = (MultiHeadAttention, FeedForward, nn.LayerNorm, nn.RMSNorm, RotaryPosition)
@@ -356,12 +307,16 @@ class GPTModel(nn.Module):
             if isinstance(module, own):
                 module.reset_parameters()
 
-    def forward(self, tokens: Tensor, cache: KVCache | None = None) -> Tensor:
+    def forward(
+        self, tokens: Tensor, cache: Cache | None = None, counts: Sequence[int] | None = None
+    ) -> Tensor:
         """The logits of what follows each token.
 
         Args:
             tokens: (B, T), ids below the vocabulary size.
             cache: keys and values of the tokens before these; extended in place.
+            counts: how many of the T tokens of each row the cache takes, from the left; the rest
+                is padding, whose logits mean nothing. All by default.
 
         Returns:
             (B, T, V).
@@ -369,29 +324,30 @@ class GPTModel(nn.Module):
         Raises:
             InputError: more tokens, with those in the cache, than the context length.
         """
-        return self.lm_head(self.features(tokens, cache))  # (B, T, V)
+        logits: Tensor = self.lm_head(self.features(tokens, cache, counts))  # (B, T, V)
+        return logits
 
-    def features(self, tokens: Tensor, cache: KVCache | None = None) -> Tensor:
+    def features(
+        self, tokens: Tensor, cache: Cache | None = None, counts: Sequence[int] | None = None
+    ) -> Tensor:
         """What the head reads, (B, T, C): for callers that need few of the logits."""
-        T = tokens.shape[1]
-        start = cache.length if cache is not None else 0
-        if start + T > self.config.context_length:
-            raise InputError(
-                f"{start + T} tokens exceed the context length {self.config.context_length}: "
-                "pass the last ones only"
-            )
-        x = self.token_embedding(tokens)  # (B, T, C)
+        B, T = tokens.shape
+        check_context(T, self.config.context_length)
+        positions = cache.start(B, T, counts) if cache is not None else slice(0, T)
+        x: Tensor = self.token_embedding(tokens)  # (B, T, C)
         if self.position_embedding is not None:
-            x = x + self.position_embedding.weight[start : start + T]
+            x = x + self.position_embedding.weight[positions]
+        angles = self.rotary(positions) if self.rotary is not None else None
         x = self.dropout(x)
         for block in self.blocks:
-            if self.recompute and self.training:
-                x = checkpoint(block, x, self.rotary, use_reentrant=False)
+            if self.activation_checkpointing and self.training:
+                x = checkpoint(block, x, angles, use_reentrant=False)
             else:
-                x = block(x, self.rotary, cache)
+                x = block(x, angles, cache)
         if cache is not None:
-            cache.advance(T)
-        return self.ln_final(x)
+            cache.advance()
+        x = self.ln_final(x)
+        return x
 
     def count_parameters(self) -> int:
         """Number of trained numbers; tied weights count once."""
@@ -415,6 +371,16 @@ def build_norm(config: GPTConfig, size: int) -> nn.Module:
     if config.norm == "layernorm":
         return nn.LayerNorm(size, eps=config.norm_eps, bias=config.bias)
     return RMSNorm(size, eps=config.norm_eps)
+
+
+def parameter_roles(model: nn.Module) -> dict[str, Role]:
+    """The role of each parameter by its name in `named_parameters`; a tied one's first role."""
+    said: dict[nn.Parameter, Role] = {}
+    for module in model.modules():
+        role = getattr(module, "role", Role.HIDDEN)
+        for p in module.parameters(recurse=False):
+            said.setdefault(p, role if p.ndim > 1 or role is Role.ADAPTER else Role.VECTOR)
+    return {name: said[p] for name, p in model.named_parameters()}
 
 
 def init_linear(linear: nn.Linear, std: float) -> None:

@@ -7,29 +7,36 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from myllm.checkpoint import RunFolder
+from myllm.atomic import finished_folder, write_errors
 from myllm.errors import InputError
-from myllm.huggingface import write_tokenizer
-from myllm.model import GPTModel, KVCache, MultiHeadAttention
-from myllm.storage import finished_folder, write_errors
+from myllm.hf_export import write_tokenizer
+from myllm.model import GPTModel
+from myllm.run_folder import RunFolder
 from myllm.weights import load_model
 
 GRAPH = "model.onnx"
 
 
-def export_onnx(run: RunFolder, out: Path) -> None:
+def export_onnx(
+    run: RunFolder, out: Path, options: Mapping[str, str] = MappingProxyType({})
+) -> None:
     """Writes the best model of a run as a folder with an ONNX graph, in float32.
 
     The graph takes `input_ids` (B, T) and for each layer `past_key_values.{i}.key` and `.value`
     (B, K, P, D), P tokens that may be 0; it gives `logits` (B, T, V) and `present.{i}.key` and
     `.value` (B, K, P + T, D). The names are those that Hugging Face's programs for ONNX use.
+
+    Args:
+        run: the run.
+        out: the folder to make.
+        options: none; all formats are called alike.
 
     Raises:
         InputError: the packages for it are missing, or `out` cannot be written.
@@ -47,40 +54,47 @@ def export_onnx(run: RunFolder, out: Path) -> None:
         _write_graph(model.float(), folder / GRAPH)
 
 
-class _Cache(KVCache):
-    """What was given, and new tokens behind it: no memory of fixed size, as graphs have none."""
+class PastCache:
+    """A `Cache` whose memory is the tensors that the graph is given, as graphs keep nothing.
+
+    Its mask is always spelled out, as a graph is one for all numbers of new and old tokens.
+    """
 
     def __init__(self, past: Sequence[Tensor]) -> None:
-        self.keys_and_values = list(past)  # of layer i at 2 i and 2 i + 1
-        self.length = past[0].shape[2]
+        """
+        Args:
+            past: keys and values (B, K, P, D), those of layer i at 2 i and 2 i + 1.
+        """
+        self.keys_and_values = list(past)
+        self.n_past = past[0].shape[2]
 
-    def update(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    def start(self, n_rows: int, n_tokens: int, counts: Sequence[int] | None) -> slice:
+        """As `Cache.start`; all rows are equally long."""
+        assert counts is None
+        return slice(self.n_past, self.n_past + n_tokens)
+
+    def update(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """As `Cache.update`."""
         for i, new in ((2 * layer, k), (2 * layer + 1, v)):
             self.keys_and_values[i] = torch.cat((self.keys_and_values[i], new), dim=2)
-        return self.keys_and_values[2 * layer], self.keys_and_values[2 * layer + 1]
+        keys, values = self.keys_and_values[2 * layer : 2 * layer + 2]  # (B, K, S, D) each
+        T, S = k.shape[2], keys.shape[2]
+        mask = torch.arange(S) <= torch.arange(T)[:, None] + (S - T)  # (T, S)
+        return keys, values, mask
+
+    def advance(self) -> None:
+        """Nothing: a graph ends here."""
 
 
-class _Attention(MultiHeadAttention):
-    """The same function without a case distinction, as a graph is one for all lengths."""
-
-    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        T, S = q.shape[2], k.shape[2]
-        seen = torch.arange(S) <= torch.arange(T)[:, None] + (S - T)  # (T, S)
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
-
-
-class _Step(nn.Module):
+class _Graph(nn.Module):
     """Tokens and a cache → logits and the longer cache."""
 
     def __init__(self, model: GPTModel) -> None:
         super().__init__()
         self.model = model
-        for module in model.modules():
-            if isinstance(module, MultiHeadAttention):
-                module.__class__ = _Attention
 
     def forward(self, tokens: Tensor, past: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        cache = _Cache(past)
+        cache = PastCache(past)
         return self.model(tokens, cache), cache.keys_and_values
 
 
@@ -91,11 +105,11 @@ def _write_graph(model: GPTModel, path: Path) -> None:
     past = [torch.zeros(2, config.kv_heads, P, config.head_size) for _ in names]
     dim = torch.export.Dim
     batch, time, held = dim("batch"), dim("time"), dim("past")
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it tells of packages not needed
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns of packages not needed
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
-            _Step(model).eval(),
+            _Graph(model).eval(),
             (torch.zeros(2, T, dtype=torch.long), past),
             input_names=["input_ids", *(f"past_key_values.{name}" for name in names)],
             output_names=["logits", *(f"present.{name}" for name in names)],

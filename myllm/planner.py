@@ -24,8 +24,8 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from myllm.acceleration import compiling_pays
 from myllm.benchmark import benchmark_training_step, measure_peak_flops
+from myllm.compile import compiling_pays
 from myllm.config import TrainConfig, with_values
 from myllm.device import choose_device, choose_dtype
 from myllm.errors import ConfigError

@@ -8,17 +8,19 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from myllm.checkpoint import RunFolder
 from myllm.config import DataConfig, RunConfig, SamplingConfig
-from myllm.data import encode_file, prepare
 from myllm.dataset import TextDataset
 from myllm.device import autocast, choose_device, choose_dtype
 from myllm.errors import ConfigError
 from myllm.evaluate import Evaluation, evaluate
 from myllm.generate import TextGenerator
-from myllm.progress import Progress
+from myllm.model import GPTModel
+from myllm.prepare import encode_file, prepare
 from myllm.registry import unknown
-from myllm.verification import Finding, check_run
+from myllm.run_folder import RunFolder
+from myllm.state import TrainState
+from myllm.tokenizer_base import Tokenizer
+from myllm.verify import Finding, check_run
 from myllm.weights import load_model
 
 if TYPE_CHECKING:
@@ -41,7 +43,7 @@ class Run:
     """
 
     def __init__(
-        self, folder: RunFolder, device: str | None = None, state: Progress | None = None
+        self, folder: RunFolder, device: str | None = None, state: TrainState | None = None
     ) -> None:
         """
         Args:
@@ -79,6 +81,16 @@ class Run:
         device = choose_device(self.device)
         model, tokenizer, _ = load_model(self.folder, device)
         return TextGenerator(model, tokenizer, device)
+
+    @property
+    def model(self) -> GPTModel:
+        """The best model of the run: a PyTorch module, ready to use."""
+        return self.generator.model
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The run's tokenizer."""
+        return self.generator.tokenizer
 
     def generate(self, prompt: str = "", **sampling: Any) -> str:
         """The text that follows `prompt`, without it.
@@ -173,7 +185,7 @@ class Run:
         from myllm.formats import export
 
         out = Path(out) if out is not None else None
-        return export(self.folder, format, out, quantize=quantize, verify=verify)
+        return export(self.folder, format, out, {"quantize": quantize}, verify)
 
     def metrics(self) -> list[dict[str, Any]]:
         """What was measured at each evaluation, oldest first.
@@ -207,7 +219,7 @@ class Run:
         tokens, T = token_file.tokens(), config.model.context_length
         batch_size = config.train.batch_size * config.train.accumulation_steps
         data = TextDataset(tokens, token_file.train_ranges, T, batch_size, config.train.seed)
-        for start in data.window_starts(step):
+        for start in data.sequence_starts(step):
             ids = [int(token) for token in tokens[start : start + T + 1]]
             yield int(start), tokenizer.decode(ids)
 

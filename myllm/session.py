@@ -16,7 +16,8 @@ from typing import Any
 
 import torch
 
-from myllm.checkpoint import CONFIG, RunFolder, find_run
+from myllm.checkpoint import CONFIG
+from myllm.run_folder import RunFolder, find_run
 from myllm.config import (
     DataConfig,
     GPTConfig,
@@ -28,16 +29,18 @@ from myllm.config import (
     read_toml,
 )
 from myllm.corpora import download_corpus, python_docs
-from myllm.data import TokenFile, fitting_context, prepare
 from myllm.dataset import TextDataset
 from myllm.device import choose_attention, choose_device
 from myllm.errors import ConfigError, InputError
 from myllm.memory import check_memory
 from myllm.model import ATTENTIONS, GPTModel
-from myllm.optim import OPTIMIZERS, SCHEDULES, learning_rate_factor
+from myllm.optim import OPTIMIZERS
 from myllm.planner import PLANNED, plan_run
+from myllm.prepare import prepare
 from myllm.presets import GIVEN, Resolved, begun_from, resolve, resumed_from
+from myllm.schedules import SCHEDULES, learning_rate_factor
 from myllm.sources import text_name
+from myllm.token_file import TokenFile, fitting_context
 from myllm.tokenizer import TOKENIZERS
 from myllm.train import Trainer
 from myllm.weights import load_weights
@@ -265,7 +268,7 @@ def _check_same_shape(begun: RunFolder, model: GPTConfig) -> None:
 
 
 def _begin_with(run: RunFolder, trainer: Trainer) -> None:
-    load_weights(trainer.model, run.load("best", with_optimizer=False))
+    load_weights(trainer.model, run.checkpoints.load("best", with_optimizer=False))
     loss = trainer.evaluate().loss
     log.info("begun with the model of %s: validation loss %.4f on this text", run.name, loss)
 
@@ -302,12 +305,14 @@ def resume(request: Request) -> Session:
     """
     config = resolve(**build_layers(request)).config.validate()
     run = find_run(request.runs_dir, request.resume)
-    newest = run.newest_good()  # its copy is verified; the run's own may have been edited since
-    saved = run.config if newest is None else from_toml(run.folder(newest) / CONFIG)
+    newest = (
+        run.checkpoints.newest_good()
+    )  # its copy is verified; the run's own may have been edited since
+    saved = run.config if newest is None else from_toml(run.checkpoints.folder(newest) / CONFIG)
     _check_unchanged(run, saved, config)
     token_file = prepare(config.text, config.model.vocab_size, run.tokenizer)
     trainer = _build_trainer(config, token_file)
-    if config.from_run and not run.steps():
+    if config.from_run and not run.checkpoints.steps():
         _begin_with(find_run(request.runs_dir, config.from_run), trainer)
     trainer.attach(run)
     trainer.resume()

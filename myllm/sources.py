@@ -1,6 +1,7 @@
 """Room: files, folders, standard input → pieces of text. Knows nothing of tokens.
 
-Text passes through in pieces, so that memory does not grow with it.
+Text passes through in pieces, so that memory does not grow with it. A format is a reader and its
+entry in `READERS`.
 """
 
 from __future__ import annotations
@@ -12,17 +13,20 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from myllm.config import DataConfig
 from myllm.errors import InputError
+from myllm.registry import Registry
 
 log = logging.getLogger(__name__)
 
 PIECE_BYTES = 1 << 20  # text read at once
-CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")  # no text in any 8-bit encoding has these
+CONTROL = re.compile(
+    rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]"
+)  # text in 8-bit encodings has none of these
 
 
 @dataclass(frozen=True)
@@ -34,11 +38,19 @@ class Source:
     sha256: str
 
 
-def find_sources(config: DataConfig) -> list[Source]:
-    """The text files that `config.paths` means, in a fixed order, each with its SHA-256.
+Piece = tuple[str, bool]
+"""Some text, and whether a document ends with it."""
 
-    Folders are searched recursively; hidden, empty and binary files in them are passed over,
-    which is announced. Standard input is kept as a file in `config.data_dir`.
+Reader = Callable[[Source, DataConfig], Iterator[Piece]]
+"""Reads a file in pieces; raises `InputError` with the place of what it cannot read."""
+
+
+def find_sources(config: DataConfig) -> list[Source]:
+    """The text files that `config.paths` names, in a fixed order, each with its SHA-256.
+
+    Folders are searched recursively; hidden and empty files in them are skipped, and so are
+    binary ones without a reader, which is announced. Standard input is kept as a file in
+    `config.data_dir`.
 
     Raises:
         InputError: no such file, an empty one, or no text in a folder.
@@ -84,15 +96,18 @@ def _text_files(folder: Path, encoding: str) -> list[Path]:
         hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
         if hidden or not path.is_file() or path.stat().st_size == 0:
             continue
-        with path.open("rb") as file:
-            is_binary = not wide and CONTROL.search(file.read(8192)) is not None
-        (binary if is_binary else found).append(path)
+        (found if wide or _suffix(path) or not _is_binary(path) else binary).append(path)
     if not found:
         what = f"only binary files, such as {binary[0].name}" if binary else "no text files"
         raise InputError(f"{folder} contains {what}: give a folder of texts")
     if binary:
-        log.info("passed over %d binary files in %s, such as %s", len(binary), folder, binary[0])
+        log.info("skipped %d binary files in %s, such as %s", len(binary), folder, binary[0])
     return found
+
+
+def _is_binary(path: Path) -> bool:
+    with path.open("rb") as file:
+        return CONTROL.search(file.read(8192)) is not None
 
 
 def _spool_stdin(folder: Path) -> Path:
@@ -112,25 +127,37 @@ def _spool_stdin(folder: Path) -> Path:
     return path
 
 
-def read_pieces(source: Source, config: DataConfig) -> Iterator[tuple[str, bool]]:
-    """The text of one file in pieces, each with whether a document ends with it.
-
-    A `.jsonl` file has a document per line, in its field `text`; any other file is a document.
+def read_pieces(source: Source, config: DataConfig) -> Iterator[Piece]:
+    """The text of one file in pieces, by the reader of its suffix.
 
     Raises:
-        InputError: bytes that are not of the encoding, null characters (file and offset), or a
-            line that is no such JSON.
+        InputError: the file is not what its suffix says, or not in the encoding.
     """
-    if not source.path.endswith((".jsonl", ".ndjson")):
-        rest = ""
-        for text in _decoded(source, config):
-            rest += text
-            while len(rest) > PIECE_BYTES:
-                cut = _cut_position(rest)
-                yield rest[:cut], False
-                rest = rest[cut:]
-        yield rest, True
-        return
+    return READERS[_suffix(source.path)](source, config)
+
+
+def read_plain_text(source: Source, config: DataConfig) -> Iterator[Piece]:
+    """One document, cut into pieces of about a megabyte.
+
+    Raises:
+        InputError: bytes that are not in the encoding, or null characters (file and offset).
+    """
+    rest = ""
+    for text in _decoded(source, config):
+        rest += text
+        while len(rest) > PIECE_BYTES:
+            cut = _cut_position(rest)
+            yield rest[:cut], False
+            rest = rest[cut:]
+    yield rest, True
+
+
+def read_jsonl(source: Source, config: DataConfig) -> Iterator[Piece]:
+    """A document per line, in its field `text`.
+
+    Raises:
+        InputError: as `read_plain_text`, or a line that is not such an object (file and number).
+    """
     rest, number = "", 0
     for text in (*_decoded(source, config), "\n"):
         *lines, rest = (rest + text).split("\n")
@@ -140,13 +167,26 @@ def read_pieces(source: Source, config: DataConfig) -> Iterator[tuple[str, bool]
                 yield _text_field(line, f"{source.path}, line {number}"), True
 
 
+READERS: Registry[Reader] = Registry("text format", {
+    "": read_plain_text,  # and whatever has no reader of its own
+    ".jsonl": read_jsonl,
+    ".ndjson": read_jsonl,
+})  # fmt: skip
+
+
+def _suffix(path: str | Path) -> str:
+    """The key of `READERS` for a file: its last suffix, whatever its case, if it has a reader."""
+    suffix = Path(path).suffix.lower()
+    return suffix if suffix in READERS else ""
+
+
 def _text_field(line: str, where: str) -> str:
     try:
         text = json.loads(line)["text"]
     except (ValueError, KeyError, TypeError, RecursionError):
         text = None
     if not isinstance(text, str):
-        raise InputError(f'{where}: no JSON object with a string "text"')
+        raise InputError(f'{where}: not a JSON object with a string "text"')
     if "\0" in text:
         raise InputError(f"{where}: the text contains null characters; remove them")
     return text.encode("utf-8", "replace").decode()  # JSON can hold half a surrogate pair
@@ -176,7 +216,7 @@ def _decoded(source: Source, config: DataConfig) -> Iterator[str]:
                     "(--encoding utf-16); otherwise remove them"
                 )
             if n_characters == 0:
-                text = text.removeprefix("\ufeff")  # a byte order mark is no text
+                text = text.removeprefix("\ufeff")  # a byte order mark is not text
             offset += len(block)
             n_characters += len(text)
             yield text
@@ -200,8 +240,8 @@ def text_name(config: DataConfig) -> str:
 
 
 def text_hash(sources: list[Source], config: DataConfig) -> str:
-    """Changes whenever the text does; not with the place it lies in."""
-    parts = [f"{Path(s.path).suffix} {s.sha256}" for s in sources]
+    """Changes whenever the text does, and not with where it is."""
+    parts = [f"{_suffix(s.path) or Path(s.path).suffix} {s.sha256}" for s in sources]
     parts += [codecs.lookup(config.encoding).name, config.encoding_errors]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 

@@ -21,9 +21,8 @@ if TYPE_CHECKING:
 END_OF_TEXT = "<|endoftext|>"
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
-TOKENIZERS: Registry[type[Tokenizer]] = Registry(
-    "tokenizer"
-)  # those to train, by kind; `tokenizer.py` fills it
+# Those to train, by kind; `tokenizer.py` fills it.
+TOKENIZERS: Registry[type[Tokenizer]] = Registry("tokenizer")
 TRAINED: dict[str, type[Tokenizer]] = {}  # those that others have trained
 
 TextSource: TypeAlias = str | Path | Iterable[str | Path]
@@ -34,6 +33,18 @@ class Tokenizer(ABC):
     """What every tokenizer has. Text is `str`, ids are `list[int]`."""
 
     kind: ClassVar[str]
+
+    @classmethod
+    def build(cls, vocab_size: int) -> Tokenizer:
+        """An untrained one. A kind that can be told the size of its vocabulary overrides this.
+
+        Args:
+            vocab_size: the size to reach in training.
+
+        Raises:
+            InputError: a vocabulary too small for the kind.
+        """
+        return cls()
 
     @abstractmethod
     def train(self, source: TextSource) -> Tokenizer:
@@ -62,23 +73,23 @@ class Tokenizer(ABC):
 
     @property
     @abstractmethod
-    def end_of_text_id(self) -> int:
+    def eos_token_id(self) -> int:
         """The id that separates documents. No text encodes to it."""
 
     @property
-    def end_of_text(self) -> str:
+    def eos_token(self) -> str:
         """The name of that token."""
         return END_OF_TEXT
 
     @property
-    def beginning(self) -> list[int]:
-        """The ids that stand before a text which a model goes on with."""
+    def prefix_ids(self) -> list[int]:
+        """The ids that stand before a text for a model to continue; often none."""
         return []
 
     @property
-    def begin_id(self) -> int:
-        """The id that begins a text for a model; it is end of text where there is no own one."""
-        return (self.beginning or [self.end_of_text_id])[0]
+    def bos_token_id(self) -> int:
+        """The id that begins a text for a model; `eos_token_id` where there is none of its own."""
+        return (self.prefix_ids or [self.eos_token_id])[0]
 
     @property
     def chat_template(self) -> str | None:
@@ -107,7 +118,7 @@ class Tokenizer(ABC):
         """
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of `ids`; bytes that are no UTF-8 become U+FFFD.
+        """The text of `ids`; bytes that are not UTF-8 become U+FFFD.
 
         Raises:
             InputError: an id is not in the vocabulary.
@@ -156,7 +167,7 @@ class Tokenizer(ABC):
         except OSError as error:
             raise InputError(f"cannot read tokenizer {path}: {error.strerror}") from None
         except (ValueError, RecursionError):
-            raise InputError(f"{path} is not a tokenizer: it is no valid JSON") from None
+            raise InputError(f"{path} is not a tokenizer: it is not valid JSON") from None
         kind = content.get("kind") if isinstance(content, dict) else None
         found = {**TRAINED, **TOKENIZERS}.get(kind) if isinstance(kind, str) else None
         if found is None:
@@ -213,7 +224,7 @@ def iterate_texts(source: TextSource) -> Iterator[str]:
 
 
 def without_surrogates(text: str) -> str:
-    """A lone surrogate is no character; the library would refuse the whole text for it."""
+    """A lone surrogate is not a character; the library would refuse the whole text for it."""
     return text.encode("utf-8", "replace").decode("utf-8")
 
 

@@ -6,26 +6,22 @@ Knows nothing of text, of sampling, or of how progress is shown: that is an `Obs
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from typing import Any
 
 import numpy as np
 import torch
 
-from myllm.acceleration import checked_device, compile_blocks, compiling_pays, uncompiled
-from myllm.checkpoint import Checkpoint, RunFolder
+from myllm.checkpoint import Checkpoint
+from myllm.compile import checked_device, compile_blocks, compiling_pays, uncompiled
 from myllm.config import TrainConfig
 from myllm.dataset import TextDataset, batch_number
-from myllm.debug import StepProfiler
 from myllm.device import (
     autocast,
     choose_device,
     choose_dtype,
     host_copies,
-    out_of_memory,
     use_fast_products,
 )
 from myllm.errors import (
@@ -34,32 +30,24 @@ from myllm.errors import (
     Interrupted,
     NonFiniteError,
 )
-from myllm.evaluate import Evaluation, evaluate
+from myllm.evaluate import Evaluation, Validation
+from myllm.loss import LossFunction, language_loss
+from myllm.metrics import Metrics
 from myllm.model import GPTModel
+from myllm.observer import Observer, Observers, TensorBoard
 from myllm.optim import load_optimizer_tensors, optimizer_tensors
-from myllm.progress import Metrics, Progress
-from myllm.saving import BackgroundSaver
+from myllm.profiler import StepProfiler
+from myllm.run_folder import RunFolder
+from myllm.saver import BackgroundSaver
 from myllm.signals import Deferred
-from myllm.update import Updater
+from myllm.state import TrainState
+from myllm.step import StepResult, TrainStep
 from myllm.weights import load_weights, model_tensors
 
 log = logging.getLogger(__name__)
 
-MOST_ROLLBACKS = 3
+MAX_ROLLBACKS = 3
 ROLLBACK_RATE = 0.5  # what the learning rate is multiplied with after the first rollback
-
-
-class Observer:
-    """What is told of a training run. The methods do nothing; override what you need."""
-
-    def on_start(self, trainer: Trainer) -> None:
-        """The loop begins, at `trainer.step`."""
-
-    def on_step(self, step: int, loss: float, tokens_per_second: float) -> None:
-        """A step is done."""
-
-    def on_evaluation(self, record: Metrics, is_best: bool) -> None:
-        """The validation loss has been measured and the checkpoint saved."""
 
 
 class Trainer:
@@ -76,11 +64,12 @@ class Trainer:
         byte_counts: np.ndarray | None = None,
         observer: Observer | None = None,
         fingerprint: dict[str, str] | None = None,
+        loss: LossFunction = language_loss,
     ) -> None:
         """
         Args:
             model: what to train; moved to the device.
-            train_data: its batches hold `batch_size × accumulation_steps` windows.
+            train_data: its batches hold `batch_size × accumulation_steps` sequences.
             val_tokens: ids (n,) that evaluations measure; none: no evaluations.
             val_ranges: the parts of them to measure; all by default.
             config: how to train.
@@ -88,43 +77,42 @@ class Trainer:
             byte_counts: bytes of each token (V,), for bits per byte.
             observer: is told of steps and evaluations.
             fingerprint: hashes that a checkpoint must share to be resumed, by what they are of.
+            loss: what training makes small.
 
         Raises:
-            ConfigError: a value out of its limits, or a device that is not there.
-            InputError: `train_data` has another batch size.
+            ConfigError, InputError: a wrong value, device or batch size.
         """
         self.config = config = config.validate()
-        expected = config.batch_size * config.accumulation_steps
-        if train_data.batch_size != expected:
-            raise InputError(
-                f"the dataset's batches have {train_data.batch_size} windows, but batch_size × "
-                f"accumulation_steps is {expected}"
-            )
-        self.device = checked_device(
-            model, train_data.batch(0)[0], choose_device(config.device), config.device is not None
-        )
+        _check_batch_size(train_data, config)
+        device, named = choose_device(config.device), config.device is not None
+        self.device = checked_device(model, train_data.batch(0), device, named)
         self.dtype = choose_dtype(self.device, config.dtype)
         use_fast_products(self.device)
         self.model = model.to(self.device)
-        self.model.recompute = config.activation_checkpointing
-        self.train_data, self.val_tokens = train_data, val_tokens
-        if config.compile is None:  # decided once: a resumed run does as it did before
-            flops = model.estimate_flops_per_token() * self._tokens_per_step * config.max_steps
-            self.config = replace(config, compile=compiling_pays(self.device, flops))
-        n_val = 0 if val_tokens is None else len(val_tokens)
-        self.val_ranges = [(0, n_val)] if val_ranges is None else list(val_ranges)
-        vocab_size = model.config.vocab_size
-        self.byte_counts = np.ones(vocab_size, int) if byte_counts is None else byte_counts
+        self.model.activation_checkpointing = config.activation_checkpointing
+        self.train_data = train_data
+        self._decide_on_compiling()
+        self.validation: Validation | None = None
+        if val_tokens is not None:
+            self.validation = Validation(model, val_tokens, val_ranges, byte_counts)
         self.observer = observer or Observer()
         self.fingerprint = fingerprint or {}
-        self.updater = Updater(self.model, self.config, self.device, self.dtype)
-        self.progress = Progress()
+        self.train_step = TrainStep(self.model, self.config, self.device, self.dtype, loss)
+        self.state = TrainState()
         self.profiler = StepProfiler(config.profile)
-        self._tensorboard: Any = None
+        self._tensorboard: list[Observer] = []
         self._saver: BackgroundSaver | None = None
         self.run: RunFolder | None = None
         if run is not None:
             self.attach(run)
+
+    def _decide_on_compiling(self) -> None:
+        """Once: a resumed run does as it did before."""
+        config = self.config
+        if config.compile is None:
+            flops = self.model.estimate_flops_per_token() * self._tokens_per_step
+            pays = compiling_pays(self.device, flops * config.max_steps)
+            self.config = replace(config, compile=pays)
 
     def attach(self, run: RunFolder) -> None:
         """Saves into `run` from now on.
@@ -137,14 +125,14 @@ class Trainer:
         self._saver = BackgroundSaver(run, self.config.keep, waits)
         self.profiler.trace_path = run.path / "trace.json"
         if self.config.tensorboard:
-            self._tensorboard = _open_tensorboard(run)
+            self._tensorboard = [TensorBoard(run.path)]
 
     @property
     def step(self) -> int:
         """Optimizer steps done."""
-        return self.progress.step
+        return self.state.step
 
-    def train(self) -> Progress:
+    def train(self) -> TrainState:
         """Trains until `max_steps`, or until `patience` runs out.
 
         Raises:
@@ -164,17 +152,17 @@ class Trainer:
                     self._saver.join()
                 if self.run is not None:
                     self.run.unlock()
-        return self.progress
+        return self.state
 
     def _prepare(self) -> None:
         if self.config.compile:
-            tokens = self.train_data.batch(self.step)[0][: self.config.batch_size]
+            batch = self.train_data.batch(self.step).split(self.config.accumulation_steps)[0]
             precision = autocast(self.device, self.dtype)
-            compile_blocks(self.model.train(), tokens.to(self.device), precision)
+            compile_blocks(self.model.train(), batch.to(self.device), precision)
         if self.run is not None and self.config.on_nonfinite == "rollback":
-            if not self.run.steps():
+            if not self.run.checkpoints.steps():
                 self.save()  # something to roll back to
-        self.observer.on_start(self)
+        self._told.on_start(self.step, self.config.max_steps)
 
     def _loop(self, signals: Deferred) -> None:
         while self.step < self.config.max_steps and not self._out_of_patience():
@@ -182,18 +170,18 @@ class Trainer:
                 self._stop(signals.received)
             self.profiler.step()
             start = time.perf_counter()
-            number = batch_number(self.step, self.progress.skipped)
-            tokens, targets = self.train_data.batch(number)
+            number = batch_number(self.step, self.state.skipped)
+            batch = self.train_data.batch(number)
             try:
-                loss, grad_norm = self.updater.update(tokens, targets, self.step)
+                result = self.train_step(batch, self.step)
                 seconds = time.perf_counter() - start
-                self._count_step(loss, seconds)
+                self._count_step(result, seconds)
                 if self._evaluation_is_due():
-                    self._evaluate_and_save(grad_norm, self._tokens_per_step / seconds)
+                    self._evaluate_and_save(result.grad_norm, self._tokens_per_step / seconds)
             except NonFiniteError as error:
                 self._roll_back(error, number)
-            if self.updater.config is not self.config:
-                self._keep_smaller_parts()
+            if self.train_step.config is not self.config:
+                self._keep_smaller_micro_batches()
 
     def _roll_back(self, error: NonFiniteError, number: int) -> None:
         """Goes back to the last good checkpoint, to leave out the batch that led to `error`.
@@ -206,17 +194,17 @@ class Trainer:
         shown = f"myllm inspect-batch {self.run.resume_name} {number} shows the batch"
         if self.config.on_nonfinite != "rollback":
             raise NonFiniteError(f"{error}; {shown}") from None
-        skipped = [*self.progress.skipped, number]
-        if len(skipped) > MOST_ROLLBACKS:
+        skipped = [*self.state.skipped, number]
+        if len(skipped) > MAX_ROLLBACKS:
             raise NonFiniteError(
-                f"given up after {MOST_ROLLBACKS} rollbacks: {error}; {shown}"
+                f"given up after {MAX_ROLLBACKS} rollbacks: {error}; {shown}"
             ) from None
         assert self._saver is not None
         self._saver.join()
         failed_step = self.step
-        self._restore(self.run.load("last"))
-        self.progress.skipped, self.progress.rate_scale = skipped, ROLLBACK_RATE
-        self.updater.set_schedule(self.step, ROLLBACK_RATE)
+        self._restore(self.run.checkpoints.load("last"))
+        self.state.skipped, self.state.rate_scale = skipped, ROLLBACK_RATE
+        self.train_step.set_schedule(self.step, ROLLBACK_RATE)
         log.warning("%s", str(error).partition(";")[0])
         log.warning(
             "rolled back to step %d; batch %d is left out, the learning rate is %g of what it was",
@@ -226,9 +214,9 @@ class Trainer:
         event |= {"left_out_batch": skipped[-1], "learning_rate_scale": ROLLBACK_RATE}
         self.run.append_metrics(event)
 
-    def _keep_smaller_parts(self) -> None:
-        """Notes the parts that fit the memory, for resumed runs, too."""
-        self.config = self.updater.config
+    def _keep_smaller_micro_batches(self) -> None:
+        """Notes the micro-batches that fit the memory, for resumed runs, too."""
+        self.config = self.train_step.config
         if self.run is not None:
             kept = self.run.config
             train = replace(
@@ -242,18 +230,23 @@ class Trainer:
         if self._saver is not None:
             self._saver.give_up()
 
-    def _count_step(self, loss: float, seconds: float) -> None:
-        p = self.progress
-        p.step += 1
-        p.elapsed_s += seconds
-        p.loss_sum += loss
-        p.loss_count += 1
-        if (z_score := p.watch.add(loss)) is not None:
+    def _count_step(self, result: StepResult, seconds: float) -> None:
+        state, loss = self.state, result.loss
+        state.step += 1
+        state.elapsed_s += seconds
+        state.nats += loss * result.n_targets
+        state.n_targets += result.n_targets
+        if (z_score := state.watch.add(loss)) is not None:
             log.warning(
                 "step %d: the loss rose to %.3f, %.1f standard deviations above its mean of %.3f",
-                p.step, loss, z_score, p.watch.mean,
+                state.step, loss, z_score, state.watch.mean,
             )  # fmt: skip
-        self.observer.on_step(p.step, loss, self._tokens_per_step / seconds)
+        self._told.on_step(state.step, loss, self._tokens_per_step / seconds)
+
+    @property
+    def _told(self) -> Observer:
+        """Whoever is told of the run."""
+        return Observers([*self._tensorboard, self.observer])
 
     @property
     def _tokens_per_step(self) -> int:
@@ -265,56 +258,37 @@ class Trainer:
 
     @uncompiled()
     def _evaluate_and_save(self, grad_norm: float, tokens_per_second: float) -> None:
-        p, start = self.progress, time.perf_counter()
+        state, start = self.state, time.perf_counter()
         measured = self.evaluate()
-        is_best = measured.loss < p.best_loss or self.val_tokens is None
-        if is_best:
-            p.best_loss, p.best_bits_per_byte = measured.loss, measured.bits_per_byte
-            p.best_step, p.evaluations_since_best = p.step, 0
-        else:
-            p.evaluations_since_best += 1
-        p.elapsed_s += time.perf_counter() - start
+        is_best = measured.loss < state.best_loss or self.validation is None
+        state.count_evaluation(measured.loss, measured.bits_per_byte, is_best)
+        state.elapsed_s += time.perf_counter() - start
         record = Metrics(
-            step=p.step,
-            elapsed_s=round(p.elapsed_s, 3),
-            train_loss=p.loss_sum / p.loss_count,
+            step=state.step,
+            elapsed_s=round(state.elapsed_s, 3),
+            train_loss=state.take_train_loss(),
             val_loss=measured.loss,
             val_bits_per_byte=measured.bits_per_byte,
-            learning_rate=self.updater.learning_rate,
+            learning_rate=self.train_step.learning_rate,
             grad_norm=grad_norm,
             tokens_per_second=round(tokens_per_second, 1),
         )
-        p.loss_sum, p.loss_count = 0.0, 0
         if self.run is not None:
             self.run.append_metrics(asdict(record))
-        if self._tensorboard is not None:
-            for name, value in asdict(record).items():
-                self._tensorboard.add_scalar(name, value, p.step)
-            self._tensorboard.flush()
         self.save(is_best)
-        self.observer.on_evaluation(record, is_best)
+        self._told.on_evaluation(record, is_best)
 
     def evaluate(self) -> Evaluation:
         """The loss over the whole validation split; NaN where there is none."""
-        if self.val_tokens is None:
-            return Evaluation(math.nan, math.nan, 0)
-        n_windows = 2 * self.config.batch_size
+        if self.validation is None:
+            return Evaluation.nothing()
         precision = autocast(self.device, self.dtype)
-        while True:
-            try:
-                return evaluate(
-                    self.model, self.val_tokens, self.val_ranges, self.byte_counts, n_windows,
-                    precision,
-                )  # fmt: skip
-            except RuntimeError as error:
-                if n_windows == 1 or out_of_memory(error, "") is None:
-                    raise
-            n_windows //= 2
+        return self.validation.measure(self.model, 2 * self.config.batch_size, precision)
 
     def save(self, is_best: bool = False) -> None:
         """Begins to save a checkpoint of the present step, if there is a run folder.
 
-        Training may go on meanwhile; `train` returns when all is saved.
+        Training may continue meanwhile; `train` returns when all is saved.
 
         Raises:
             NonFiniteError: a weight is not finite; nothing is saved.
@@ -322,7 +296,7 @@ class Trainer:
         """
         if self.run is None or self._saver is None:
             return
-        state = {"progress": self.progress.to_json(), "scaler": self.updater.scaler.state_dict()}
+        state = {"progress": self.state.to_json(), "scaler": self.train_step.scaler.state_dict()}
         facts = {
             **self.fingerprint,
             "torch": torch.__version__,
@@ -338,7 +312,7 @@ class Trainer:
                 f"step {self.step}: {bad[0]} holds NaN or infinity, so it is not saved; earlier "
                 f"checkpoints are intact; try --learning-rate {self.config.learning_rate / 3:.2g}"
             )
-        optimizer = host_copies(optimizer_tensors(self.model, self.updater.optimizer))
+        optimizer = host_copies(optimizer_tensors(self.model, self.train_step.optimizer))
         files = self.run.small_files()
         self._saver.save(Checkpoint(self.step, model, optimizer, state, facts, files), is_best)
 
@@ -351,13 +325,13 @@ class Trainer:
         """
         assert self.run is not None
         self.run.lock()
-        if not self.run.steps():
+        if not self.run.checkpoints.steps():
             log.info("%s has no checkpoint yet: it begins at step 0", self.run.name)
             self.run.restore_files(None)
             return
-        checkpoint = self.run.load("last")
+        checkpoint = self.run.checkpoints.load("last")
         for what, wanted in self.fingerprint.items():
-            saved = str(checkpoint.facts.get(what))
+            saved = str(checkpoint.metadata.get(what))
             if saved != wanted:
                 raise InputError(
                     f"cannot resume {self.run.name}: its {what} was another one "
@@ -366,10 +340,10 @@ class Trainer:
                 )
         now = {"torch": torch.__version__, "threads": torch.get_num_threads()}
         for what, value in now.items():
-            if checkpoint.facts.get(what) != value:
+            if checkpoint.metadata.get(what) != value:
                 log.warning(
-                    "%s: %s when it was saved, %s now; the run goes on, though not bit for bit as "
-                    "it would have", what, checkpoint.facts.get(what), value,
+                    "%s: %s when it was saved, %s now; the run continues, though not bit for bit "
+                    "as it would have", what, checkpoint.metadata.get(what), value,
                 )  # fmt: skip
         self._restore(checkpoint)
 
@@ -378,22 +352,23 @@ class Trainer:
         assert self.run is not None
         load_weights(self.model, checkpoint)
         self.model.zero_grad(set_to_none=True)  # of a step that led to NaN
-        self.updater.optimizer.state.clear()
-        load_optimizer_tensors(self.model, self.updater.optimizer, checkpoint.optimizer)
+        self.train_step.optimizer.state.clear()
+        load_optimizer_tensors(self.model, self.train_step.optimizer, checkpoint.optimizer)
         try:
-            self.progress = Progress.from_json(checkpoint.state["progress"])
-            if self.updater.scaler.is_enabled() and checkpoint.state["scaler"]:
-                self.updater.scaler.load_state_dict(checkpoint.state["scaler"])
+            self.state = TrainState.from_json(checkpoint.state["progress"], self._tokens_per_step)
+            if self.train_step.scaler.is_enabled() and checkpoint.state["scaler"]:
+                self.train_step.scaler.load_state_dict(checkpoint.state["scaler"])
         except (KeyError, TypeError) as error:
             raise CheckpointError(
-                f"{self.run.folder(checkpoint.step)} was saved by another version: {error}"
+                f"{self.run.checkpoints.folder(checkpoint.step)} was saved by another version: "
+                f"{error}"
             ) from None
-        self.updater.set_schedule(self.step, self.progress.rate_scale)
+        self.train_step.set_schedule(self.step, self.state.rate_scale)
         self.run.restore_files(checkpoint)
 
     def _out_of_patience(self) -> bool:
         patience = self.config.patience
-        if patience is None or self.progress.evaluations_since_best < patience:
+        if patience is None or self.state.evaluations_since_best < patience:
             return False
         log.info(
             "stopping early: no better validation loss in %d evaluations (--patience)", patience
@@ -405,18 +380,17 @@ class Trainer:
         where = f"stopped at step {self.step}"
         if self.run is not None and self._saver is not None:
             self._saver.join()
-            where += f" and saved; go on with: myllm train --resume {self.run.resume_name}"
+            where += f" and saved; continue with: myllm train --resume {self.run.resume_name}"
         raise Interrupted(where, signal_number)
 
 
-def _open_tensorboard(run: RunFolder) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
+def _check_batch_size(train_data: TextDataset, config: TrainConfig) -> None:
+    expected = config.batch_size * config.accumulation_steps
+    if train_data.batch_size != expected:
         raise InputError(
-            "--tensorboard needs the package of that name: pip install tensorboard"
-        ) from None
-    return SummaryWriter(str(run.path))
+            f"the dataset's batches have {train_data.batch_size} sequences, but batch_size × "
+            f"accumulation_steps is {expected}"
+        )
 
 
 if __name__ == "__main__":  # python -m myllm.train is myllm train

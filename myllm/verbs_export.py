@@ -11,7 +11,7 @@ from myllm.parse import Common
 from myllm.verb import Verb, run_flags, runs_dir_flag
 
 if TYPE_CHECKING:
-    from myllm.export_check import Comparison
+    from myllm.compare import Comparison
     from myllm.run import Run
 
 
@@ -33,10 +33,10 @@ def export(options: ExportOptions) -> None:
     run = api.load(options.run, options.runs_dir)
     made = run.export(options.to, options.out, options.quantize, options.verify)
     print(f"{made.path}: written")
-    if made.comparison is not None:
-        _print_comparison(run, made.comparison)
-    elif made.missing_package is not None:
-        package = made.missing_package
+    if made.compared is not None:
+        _print_comparison(run, made.compared)
+    elif made.missing is not None:
+        package = made.missing
         print(f"not read back and compared: that takes {package} (pip install {package})")
 
 
@@ -44,8 +44,8 @@ def _print_comparison(run: Run, found: Comparison) -> None:
     from myllm.terminal import printable
 
     print(
-        f"read back with {found.reader}: logits differ by {found.difference:.1e} at most (the "
-        f"largest is {found.scale:.1f}); {len(found.ours)} tokens written greedily are "
+        f"read back with {found.reader}: normalised logits differ by {found.difference:.1e} at "
+        f"most (the largest is {found.scale:.1f}); {len(found.ours)} tokens written greedily are "
         + ("the same" if found.ours == found.theirs else "not the same")
     )
     width = max(len("myllm"), len(found.reader))

@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from myllm.checkpoint import CONFIG, TOKENIZER, Checkpoint, RunFolder
+from myllm.checkpoint import CONFIG, TOKENIZER, Checkpoint
 from myllm.config import from_toml
 from myllm.errors import CheckpointError, InputError
 from myllm.model import GPTModel, RotaryPosition
+from myllm.run_folder import RunFolder
 from myllm.tokenizer import Tokenizer
 
 
@@ -20,8 +21,8 @@ def load_model(
     Raises:
         CheckpointError: no good checkpoint, or its weights are not of the configured shape.
     """
-    checkpoint = run.load(prefer, with_optimizer=False)
-    folder = run.folder(checkpoint.step)
+    checkpoint = run.checkpoints.load(prefer, with_optimizer=False)
+    folder = run.checkpoints.folder(checkpoint.step)
     try:
         config, tokenizer = from_toml(folder / CONFIG).model, Tokenizer.load(folder / TOKENIZER)
     except InputError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import signal
+from pathlib import Path
 
 import pytest
 import torch
@@ -42,6 +43,13 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.fixture
+def folder(tmp_path, monkeypatch) -> Path:
+    """A working directory, so that data/ is in it."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
 def sample_text() -> str:
     return "Hello, world! The quick brown fox jumps over the lazy dog.\n"
 
@@ -74,3 +82,10 @@ def small_model(model_config: GPTConfig) -> GPTModel:
 @pytest.fixture
 def device() -> torch.device:
     return torch.device("cpu")
+
+
+@pytest.fixture
+def here(folder: Path, longer_text: str) -> Path:
+    """A working directory with a text to train on, `text.txt`."""
+    Path("text.txt").write_text(longer_text, encoding="utf-8")
+    return folder

@@ -263,7 +263,9 @@ class TestHappyPaths:
 
     def test_second_training_reuses_the_tokens(self, place, run, monkeypatch):
         """The same text is not prepared twice."""
-        monkeypatch.setattr("myllm.data._write_tokens", lambda *_: pytest.fail("prepared again"))
+        monkeypatch.setattr(
+            "myllm.prepare._write_tokens", lambda *_: pytest.fail("prepared again")
+        )
         assert run("train", "story.txt", *TINY).code == 0
 
     def test_train_on_standard_input_and_resume(self, here, run, monkeypatch):
@@ -455,7 +457,7 @@ SHAPE = [
     (["--d-model", "-4"], ["-4", "1"]),
     (["--d-model", "9999999"], ["9999999", "65536"]),
     (["--n-layers", "0"], ["n_layers 0", "1"]),
-    (["--dropout", "1.5"], ["1.5", "below 1"]),
+    (["--dropout", "1.5"], ["1.5", "255/256"]),
     (["--learning-rate", "nan"], ["learning_rate nan", "finite"]),
     (["--learning-rate", "1000"], ["1000", "10"]),
     (["--learning-rate", "fast"], ["learning-rate", "fast"]),
@@ -835,7 +837,7 @@ class TestFullDisk:
             Path(path).write_bytes(b"half")
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr("myllm.checkpoint.save_file", half)
+        monkeypatch.setattr("myllm.checkpoint.write_tensors", half)
         result = run("train", "--resume", "story", "--max-steps", "9")
         assert_refused(result, 4, "bytes", announced=len(result.lines) - 1)
         kept = {name: value for name, value in before.items() if name.startswith("step-")}
@@ -862,8 +864,8 @@ class TestFullDisk:
         def full(*args):
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr("myllm.data._batches", full)
-        assert_refused(run("train", "story.txt", *TINY), 4, "room")
+        monkeypatch.setattr("myllm.prepare._batches", full)
+        assert_refused(run("train", "story.txt", *TINY), 4, "space")
         assert not leftovers()
 
 

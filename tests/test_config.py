@@ -333,7 +333,7 @@ BAD = [
     ("n_heads", 0, "1"), ("n_kv_heads", 0, "1"), ("head_dim", -1, "1"), ("d_ff", 0, "1"),
     ("context_length", 0, "1"), ("context_length", 10**9, "1048576"),
     ("vocab_size", -1, "0"),
-    ("dropout", 1.0, "below 1"), ("dropout", -0.1, "0"), ("dropout", NAN, "0"),
+    ("dropout", 1.0, "255/256"), ("dropout", -0.1, "0"), ("dropout", NAN, "0"),
     ("norm_eps", 0.0, "positive"), ("rope_theta", INF, "positive"),
     ("position", "rotarry", "did you mean rotary"),
     ("norm", "rms", "rmsnorm"), ("feed_forward", "relu", "gelu, swiglu"),

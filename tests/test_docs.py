@@ -192,7 +192,7 @@ class TestDevelopment:
         self, folder: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         from myllm.model import ATTENTIONS, FlashAttention
-        from myllm.optim import SCHEDULES
+        from myllm.schedules import SCHEDULES
 
         class Mine(CharTokenizer):
             kind = "mine"

@@ -22,21 +22,24 @@ from tokenizers import Regex
 from tokenizers import Tokenizer as Engine
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from myllm.checkpoint import Checkpoint, RunFolder
+from myllm.checkpoint import Checkpoint
 from myllm.cli import main
 from myllm.config import RunConfig, SamplingConfig
 from myllm.device import host_copies
-from myllm.errors import InputError
-from myllm.export_check import compare, with_llama_cpp, with_myllm
-from myllm.families import family_of
+from myllm.errors import ConfigError, InputError
+from myllm.formats import export, read_back
 from myllm.generate import TextGenerator
-from myllm.gguf_file import export_gguf
-from myllm.huggingface import export_huggingface, import_huggingface
+from myllm.gguf_export import export_gguf
+from myllm.hf_export import export_huggingface
+from myllm.hf_import import import_huggingface
 from myllm.imported_tokenizer import ImportedTokenizer
+from myllm.layouts import layout_of
 from myllm.model import GPTModel
 from myllm.onnx_folder import export_onnx
 from myllm.presets import default_config
-from myllm.progress import Progress
+from myllm.readers import with_llama_cpp, with_myllm
+from myllm.run_folder import RunFolder
+from myllm.state import TrainState
 from myllm.tokenizer import BPETokenizer, CharTokenizer, Tokenizer
 from myllm.weights import load_model, model_tensors
 
@@ -64,9 +67,11 @@ def make_run(folder: Path, tokenizer: Tokenizer, preset: str = "modern", **chang
         for p in model.parameters():
             p.add_(0.1 * torch.randn_like(p))
     run = RunFolder.create(folder, "run", RunConfig(preset=preset, model=model_config), tokenizer)
-    state = {"progress": Progress(best_loss=2.0, best_bits_per_byte=1.0).to_json(), "scaler": {}}
+    state = {"progress": TrainState(best_loss=2.0, best_bits_per_byte=1.0).to_json(), "scaler": {}}
     weights = host_copies(model_tensors(model))
-    run.save(Checkpoint(7, weights, {}, state, {"text": "ab"}, run.small_files()), True, 2)
+    run.checkpoints.save(
+        Checkpoint(7, weights, {}, state, {"text": "ab"}, run.small_files()), True, 2
+    )
     return run
 
 
@@ -94,7 +99,7 @@ class TestHuggingFace:
     def test_transformers_computes_the_same(self, tmp_path, request, preset, changes, kind):
         run = make_run(tmp_path, request.getfixturevalue(kind), preset, **changes)
         export_huggingface(run, tmp_path / "hf")
-        found = compare(run, tmp_path / "hf", "hf")
+        found = read_back(run, "hf", tmp_path / "hf")
         assert found is not None
         assert found.difference <= 1e-4 and len(found.ours) == 64
         assert found.ours == found.theirs and found.equal
@@ -110,7 +115,7 @@ class TestHuggingFace:
             ids = tokenizer.encode(text)
             assert theirs(text, add_special_tokens=False)["input_ids"] == ids, repr(text)
             assert theirs.decode(ids) == tokenizer.decode(ids), repr(text)
-        assert theirs.eos_token_id == tokenizer.end_of_text_id
+        assert theirs.eos_token_id == tokenizer.eos_token_id
 
     def test_the_folder(self, tmp_path, bpe):
         run = make_run(tmp_path, bpe)
@@ -127,14 +132,14 @@ class TestHuggingFace:
         assert len(modes) == 1  # whoever may read one of them may read all
 
     def test_shards(self, tmp_path, bpe, monkeypatch):
-        monkeypatch.setattr("myllm.huggingface.SHARD_BYTES", 60_000)
+        monkeypatch.setattr("myllm.hf_export.SHARD_BYTES", 60_000)
         run = make_run(tmp_path, bpe)
         export_huggingface(run, tmp_path / "hf")
         assert len(list((tmp_path / "hf").glob("model-*-of-*.safetensors"))) > 2
-        found = compare(run, tmp_path / "hf", "hf")
+        found = read_back(run, "hf", tmp_path / "hf")
         assert found is not None and found.equal
         again = import_huggingface(tmp_path / "hf", tmp_path, "again")
-        assert again.load().model.keys() == run.load().model.keys()
+        assert again.checkpoints.load().model.keys() == run.checkpoints.load().model.keys()
 
     def test_a_layout_of_nobody_is_refused_by_name(self, tmp_path, bpe):
         run = make_run(tmp_path, bpe, "modern", norm="layernorm")
@@ -143,7 +148,7 @@ class TestHuggingFace:
         assert not (tmp_path / "hf").exists()
 
     def test_presets_are_known(self):
-        found = {preset: family_of(default_config(preset).model) for preset in ("gpt2", "modern")}
+        found = {preset: layout_of(default_config(preset).model) for preset in ("gpt2", "modern")}
         assert {family.architecture for family in found.values()} == {
             "GPT2LMHeadModel",
             "Qwen3ForCausalLM",
@@ -169,44 +174,42 @@ def trained(tmp_path_factory):
 
 
 class TestGGUF:
-    """Against llama.cpp, where it is installed: `pip install llama-cpp-python` builds it."""
+    """Against llama.cpp."""
 
     @pytest.mark.parametrize("kind", ["bpe", "char"])
     @pytest.mark.parametrize("preset, changes", LAYOUTS, ids=str)
     def test_llama_cpp_computes_the_same(self, tmp_path, request, preset, changes, kind):
-        pytest.importorskip("llama_cpp")
         run = make_run(tmp_path, request.getfixturevalue(kind), preset, **changes)
-        export_gguf(run, tmp_path / "model.gguf", "f32")
-        found = compare(run, tmp_path / "model.gguf", "gguf")
+        export_gguf(run, tmp_path / "model.gguf")
+        found = read_back(run, "gguf", tmp_path / "model.gguf")
         assert found is not None and found.ours == found.theirs
         assert found.difference <= 1e-3 * found.scale
 
     @pytest.mark.parametrize("quantization", ["f16", "bf16", "q8_0"])
     def test_smaller_numbers(self, tmp_path, bpe, quantization):
-        pytest.importorskip("llama_cpp")
         run = make_run(tmp_path, bpe, d_model=64, n_heads=4, d_ff=96)
-        export_gguf(run, tmp_path / "model.gguf", quantization)
-        found = compare(run, tmp_path / "model.gguf", "gguf")
+        export_gguf(run, tmp_path / "model.gguf", {"quantize": quantization})
+        found = read_back(run, "gguf", tmp_path / "model.gguf")
         assert found is not None and found.difference <= 0.05 * found.scale
 
     @pytest.mark.parametrize("kind", ["bpe", "char"])
     def test_ids_of_nasty_strings(self, tmp_path, request, kind):
         """Of several unknown characters in a row llama.cpp makes one."""
-        pytest.importorskip("llama_cpp")
         tokenizer = request.getfixturevalue(kind)
-        export_gguf(make_run(tmp_path, tokenizer), tmp_path / "model.gguf", "f32")
-        reader = with_llama_cpp(tmp_path / "model.gguf")
-        for text in [*NASTY, "the king: 你好 n"]:
-            ids = tokenizer.encode(text)
-            if kind == "char":
-                ids = [id for i, id in enumerate(ids) if id or not i or ids[i - 1]]
-            assert reader.encode(text) == ids, repr(text)
+        export_gguf(make_run(tmp_path, tokenizer), tmp_path / "model.gguf")
+        with with_llama_cpp(tmp_path / "model.gguf") as reader:
+            for text in [*NASTY, "the king: 你好 n"]:
+                ids = tokenizer.encode(text)
+                if kind == "char":
+                    ids = [id for i, id in enumerate(ids) if id or not i or ids[i - 1]]
+                assert reader.encode(text) == ids, repr(text)
 
     def test_the_file(self, tmp_path, bpe):
         """What needs no llama.cpp: the package that wrote it reads it."""
-        gguf = pytest.importorskip("gguf")
+        import gguf
+
         run = make_run(tmp_path, bpe)
-        export_gguf(run, tmp_path / "model.gguf", "f16")
+        export_gguf(run, tmp_path / "model.gguf", {"quantize": "f16"})
         reader = gguf.GGUFReader(tmp_path / "model.gguf")
         assert reader.get_field("general.architecture").contents() == "qwen3"
         assert len(reader.get_field("tokenizer.ggml.tokens").contents()) == bpe.vocab_size
@@ -218,19 +221,19 @@ class TestGGUF:
         assert "FROM ./model.gguf" in modelfile and 'stop "<|endoftext|>"' in modelfile
 
     def test_stretched_positions_of_a_layout_that_has_none(self, tmp_path, bpe):
-        pytest.importorskip("gguf")
         run = make_run(tmp_path, bpe, "modern", rope_factor=4.0, rope_original_context=32)
         with pytest.raises(InputError, match="in the llama layout only, and this is qwen3"):
-            export_gguf(run, tmp_path / "model.gguf", "f32")
+            export_gguf(run, tmp_path / "model.gguf")
         export_huggingface(run, tmp_path / "hf")
-        found = compare(run, tmp_path / "hf", "hf")
+        found = read_back(run, "hf", tmp_path / "hf")
         assert found is not None and found.equal
 
     def test_rows_that_blocks_do_not_fill(self, tmp_path, bpe):
         """48 is no multiple of the 32 numbers of a block: those matrices are kept in f16."""
-        gguf = pytest.importorskip("gguf")
+        import gguf
+
         run = make_run(tmp_path, bpe, d_ff=96)
-        export_gguf(run, tmp_path / "model.gguf", "q8_0")
+        export_gguf(run, tmp_path / "model.gguf", {"quantize": "q8_0"})
         tensors = gguf.GGUFReader(tmp_path / "model.gguf").tensors
         kinds = {tensor.name: tensor.tensor_type.name for tensor in tensors}
         assert kinds["blk.0.ffn_up.weight"] == "F16" and kinds["blk.0.ffn_down.weight"] == "Q8_0"
@@ -246,15 +249,15 @@ class TestGGUF:
     @pytest.mark.parametrize("kind", ["bpe", "char"])
     def test_perplexity_of_a_page(self, tmp_path, trained, kind, quantization, within):
         """Of a model that was really trained, over its whole context."""
-        pytest.importorskip("llama_cpp")
         run = trained[kind]
-        export_gguf(run, tmp_path / "model.gguf", quantization)
+        export_gguf(run, tmp_path / "model.gguf", {"quantize": quantization})
         ids = run.tokenizer.encode(PAGE)[:512]
         assert len(ids) == 512
-        losses = [
-            torch.nn.functional.cross_entropy(reader.feed(ids)[:-1], torch.tensor(ids[1:])).item()
-            for reader in (with_myllm(run), with_llama_cpp(tmp_path / "model.gguf", 512))
-        ]
+        losses = []
+        for opened in (with_myllm(run), with_llama_cpp(tmp_path / "model.gguf", 512)):
+            with opened as reader:
+                loss = torch.nn.functional.nll_loss(reader.feed(ids[:-1]), torch.tensor(ids[1:]))
+                losses.append(loss.item())
         assert losses[0] < 0.9 * math.log(run.tokenizer.vocab_size)  # it has learned something
         assert math.exp(losses[1] - losses[0]) == pytest.approx(1, abs=within)
 
@@ -266,7 +269,7 @@ class TestONNX:
     def test_onnxruntime_computes_the_same(self, tmp_path, request, preset, changes, kind):
         run = make_run(tmp_path, request.getfixturevalue(kind), preset, **changes)
         export_onnx(run, tmp_path / "onnx")
-        found = compare(run, tmp_path / "onnx", "onnx")
+        found = read_back(run, "onnx", tmp_path / "onnx")
         assert found is not None and found.equal and len(found.ours) == 64
 
     @pytest.mark.slow
@@ -274,7 +277,7 @@ class TestONNX:
         """A graph needs no program that knows the layout."""
         run = make_run(tmp_path, bpe, "modern", norm="layernorm", feed_forward="gelu")
         export_onnx(run, tmp_path / "onnx")
-        found = compare(run, tmp_path / "onnx", "onnx")
+        found = read_back(run, "onnx", tmp_path / "onnx")
         assert found is not None and found.equal
 
     def test_batches_and_pieces(self, tmp_path, bpe):
@@ -471,14 +474,14 @@ class TestImport:
 
     def test_bfloat16_stays(self, tmp_path, foreign):
         run = import_huggingface(foreign("qwen3", torch.bfloat16), tmp_path, "in")
-        assert {t.dtype for t in run.load().model.values()} == {torch.bfloat16}
+        assert {t.dtype for t in run.checkpoints.load().model.values()} == {torch.bfloat16}
         assert load_model(run)[0].token_embedding.weight.dtype == torch.bfloat16
 
     def test_sentencepiece_like_tokenizer(self, tmp_path):
         path = tmp_path / "tokenizer.json"
         path.write_text(engine_of("sentencepiece").to_str(), encoding="utf-8")
         tokenizer = ImportedTokenizer.read(path)
-        assert tokenizer.end_of_text == "</s>"
+        assert tokenizer.eos_token == "</s>"
         for text in ("a the", " b你 a", "<s>"):
             assert tokenizer.decode(tokenizer.encode(text)) == text
         assert len(tokenizer.encode("<0xZZ>")) > 1  # looks like a byte, and is none
@@ -494,8 +497,8 @@ class TestImport:
         settings = {"eos_token": "<|end|>", "chat_template": template}
         (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
         run = import_huggingface(folder, tmp_path, "in")
-        begin = run.tokenizer.beginning
-        assert len(begin) == 1 and run.tokenizer.end_of_text == "<|end|>"
+        begin = run.tokenizer.prefix_ids
+        assert len(begin) == 1 and run.tokenizer.eos_token == "<|end|>"
         export_huggingface(run, tmp_path / "back")
         theirs = AutoTokenizer.from_pretrained(tmp_path / "back")
         assert theirs.bos_token_id == begin[0] and theirs.eos_token == "<|end|>"
@@ -511,8 +514,9 @@ class TestImport:
         generator = TextGenerator.from_run(str(run.path))
         ours = generator.stream_ids(generator.encode_prompt("the king"), sampling)
         assert list(ours) == written[0, len(ids) :].tolist()
-        gguf = pytest.importorskip("gguf")
-        export_gguf(run, tmp_path / "model.gguf", "f32")
+        import gguf
+
+        export_gguf(run, tmp_path / "model.gguf")
         reader = gguf.GGUFReader(tmp_path / "model.gguf")
         assert reader.get_field("tokenizer.chat_template").contents() == template
         assert reader.get_field("tokenizer.ggml.bos_token_id").contents() == begin[0]
@@ -523,36 +527,33 @@ class TestImport:
     @pytest.mark.parametrize("name", ["gpt-2", "smollm", "llama-bpe", "qwen2", *SPACES])
     def test_into_llama_cpp(self, tmp_path, foreign, name):
         """Imported models go on to GGUF: the same logits, and ids of nasty strings."""
-        pytest.importorskip("llama_cpp")
         folder = foreign("qwen3" if name == "qwen2" else "llama", engine=engine_of(name))
         run = import_huggingface(folder, tmp_path, "in")
-        export_gguf(run, tmp_path / "model.gguf", "f32")
-        found = compare(run, tmp_path / "model.gguf", "gguf")
+        export_gguf(run, tmp_path / "model.gguf")
+        found = read_back(run, "gguf", tmp_path / "model.gguf")
         assert found is not None and found.ours == found.theirs
         assert found.difference <= 1e-3 * found.scale
-        reader = with_llama_cpp(tmp_path / "model.gguf")
-        for text in NASTY:
-            if name == "qwen2":  # llama.cpp does not compose characters, and we say so
-                text = unicodedata.normalize("NFC", text)
-            assert reader.encode(text) == run.tokenizer.encode(text), repr(text)
+        with with_llama_cpp(tmp_path / "model.gguf") as reader:
+            for text in NASTY:
+                if name == "qwen2":  # llama.cpp does not compose characters, and we say so
+                    text = unicodedata.normalize("NFC", text)
+                assert reader.encode(text) == run.tokenizer.encode(text), repr(text)
 
     def test_tokenizers_that_llama_cpp_does_not_know(self, tmp_path, foreign):
-        pytest.importorskip("gguf")
         engine = engine_of("gpt-2")
         engine.pre_tokenizer = pre_tokenizers.Whitespace()
         run = import_huggingface(foreign("llama", engine=engine), tmp_path, "in")
         with pytest.raises(InputError, match="no rule that cuts texts"):
-            export_gguf(run, tmp_path / "model.gguf", "f32")
+            export_gguf(run, tmp_path / "model.gguf")
         assert not (tmp_path / "model.gguf").exists()
 
     def test_a_space_only_before_texts_that_begin_with_none(self, tmp_path, foreign):
         """llama.cpp puts one before each."""
-        pytest.importorskip("gguf")
         engine = engine_of("metaspace")
         engine.pre_tokenizer = pre_tokenizers.Metaspace("▁", "first", split=False)
         run = import_huggingface(foreign("llama", engine=engine), tmp_path, "in")
         with pytest.raises(InputError, match="does not treat spaces"):
-            export_gguf(run, tmp_path / "model.gguf", "f32")
+            export_gguf(run, tmp_path / "model.gguf")
 
     def test_train_begins_where_evaluation_says(self, tmp_path, monkeypatch, bpe, capsys):
         monkeypatch.chdir(tmp_path)

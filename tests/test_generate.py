@@ -8,17 +8,14 @@ import sys
 import pytest
 import torch
 
+from myllm.cache import KVCache
 from myllm.chat import Chat
 from myllm.config import SamplingConfig
+from myllm.decode import decode_one_token, prefill
 from myllm.errors import ConfigError
-from myllm.generate import (
-    TextGenerator,
-    TextWindow,
-    filter_probabilities,
-    next_token,
-    window_start,
-)
+from myllm.generate import TextGenerator, TextWindow, window_start
 from myllm.model import GPTModel
+from myllm.sampling import filter_probabilities, next_token
 from myllm.tokenizer import BPETokenizer
 
 TEXT = "Straße 你好 नमस्ते 👩‍👩‍👧 café naïve — the quick brown fox.\n" * 30
@@ -33,6 +30,36 @@ def writer(model_config) -> TextGenerator:
     torch.manual_seed(1)
     config = dataclasses.replace(model_config, vocab_size=tokenizer.vocab_size)
     return TextGenerator(GPTModel(config), tokenizer)
+
+
+def test_decoding_side_by_side(writer):
+    """Law 8: padded prompts, a text that joins later, and each writes what it writes alone."""
+    model = writer.model.eval()
+    with torch.no_grad():  # weights large enough that every token counts
+        for p in model.parameters():
+            p.add_(0.2 * torch.randn_like(p))
+    texts = [[5, 6, 7, 8], [9], [11, 12]]
+
+    def alone(ids, n):
+        cache = KVCache(model.config)
+        logits = prefill(model, torch.tensor([ids]), cache)
+        for _ in range(n):
+            ids = [*ids, int(logits.argmax())]
+            logits = decode_one_token(model, torch.tensor(ids[-1:]), cache)
+        return ids
+
+    expected = [alone(texts[0], 9), alone(texts[1], 9), alone(texts[2], 5)]
+    cache, late = KVCache(model.config), KVCache(model.config)
+    padded = torch.tensor([texts[0], texts[1] + [0, 0, 0]])
+    logits = prefill(model, padded, cache, counts=[4, 1])  # (2, V)
+    for step in range(9):
+        if step == 4:
+            logits = torch.cat((logits, prefill(model, torch.tensor([texts[2]]), late)))
+            cache.join(late)
+        ids = logits.argmax(-1)  # (B,)
+        texts = [[*t, i] for t, i in zip(texts, ids.tolist())] + texts[len(ids) :]
+        logits = decode_one_token(model, ids, cache)
+    assert texts == expected
 
 
 class TestSampling:
@@ -111,7 +138,7 @@ class TestStreaming:
             assert stopped == writer.generate("fox", sampling)
 
     def test_end_of_text_ends(self, writer, monkeypatch):
-        end = writer.tokenizer.end_of_text_id
+        end = writer.tokenizer.eos_token_id
         with torch.no_grad():  # the head makes the end the likeliest token, always
             writer.model.ln_final.weight.zero_()
             writer.model.ln_final.bias.copy_(writer.model.token_embedding.weight[end] * 1e4)
@@ -158,9 +185,9 @@ class TestWindow:
         read = []
         original = writer.model.features
 
-        def features(tokens, cache=None):
+        def features(tokens, *others):
             read.append(tokens.shape[1])
-            return original(tokens, cache)
+            return original(tokens, *others)
 
         monkeypatch.setattr(writer.model, "features", features)
         list(writer.stream_ids([1], dataclasses.replace(LOUD, max_new_tokens=160)))
@@ -230,14 +257,15 @@ class TestChat:
         """Editing and history work: an edited line, then the line before by the up key."""
         import pexpect
 
-        from myllm.checkpoint import Checkpoint, RunFolder
+        from myllm.checkpoint import Checkpoint
         from myllm.config import RunConfig
+        from myllm.run_folder import RunFolder
         from myllm.weights import model_tensors
 
         config = RunConfig(model=writer.model.config)
         run = RunFolder.create(tmp_path, "run", config, writer.tokenizer)
         weights, files = model_tensors(writer.model), run.small_files()
-        run.save(Checkpoint(1, weights, {}, {}, {}, files), True, 2)
+        run.checkpoints.save(Checkpoint(1, weights, {}, {}, {}, files), True, 2)
         child = pexpect.spawn(
             sys.executable,
             ["-m", "myllm", "chat", "--run", str(run.path), "--max-new-tokens", "3"],

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from myllm.checkpoint import RunFolder
-from myllm.huggingface import export_huggingface
+from myllm.hf_export import export_huggingface
+from myllm.run_folder import RunFolder
 
 pytestmark = pytest.mark.slow
 

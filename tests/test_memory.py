@@ -11,6 +11,8 @@ from myllm.cli import main
 from myllm.config import GPTConfig, TrainConfig
 from myllm.errors import OutOfMemoryError
 from myllm.memory import check_memory, estimate_training_memory
+from myllm.model import GPTModel
+from myllm.optim import build_optimizer, optimizer_tensors
 
 CPU = torch.device("cpu")
 SHAPE = GPTConfig(
@@ -46,8 +48,19 @@ class TestEstimate:
         assert estimate(n_kv_heads=1) < plain
 
     def test_adamw_keeps_more_than_muon(self):
-        tall = dict(batch_size=1, context_length=8)
-        assert estimate(optimizer="adamw", **tall) != estimate(optimizer="muon", **tall)
+        """By what their states hold after a real step: one more number for each hidden weight."""
+        held = {}
+        for optimizer in ("adamw", "muon"):
+            model = GPTModel(SHAPE)
+            for p in model.parameters():
+                p.grad = torch.ones_like(p)
+            step = build_optimizer(model, dataclasses.replace(TRAIN, optimizer=optimizer))
+            step.step()
+            held[optimizer] = sum(t.nbytes for t in optimizer_tensors(model, step).values())
+        more = held["adamw"] - held["muon"]
+        assert more == pytest.approx(4 * 12 * 4 * 256**2, rel=0.01)  # 12.6 MB
+        estimated = estimate(optimizer="adamw") - estimate(optimizer="muon")
+        assert more < estimated < 1.5 * more  # with what CPUs' allocator cannot use again
 
 
 class TestCheck:

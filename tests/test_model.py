@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from typing import Any
 
 import pytest
 import torch
 
+from myllm.cache import KVCache
 from myllm.config import GPTConfig
+from myllm.dropout import Dropout
 from myllm.errors import ConfigError, InputError
-from myllm.model import ATTENTIONS, Dropout, FlashAttention, GPTModel, KVCache, MultiHeadAttention
+from myllm.model import (
+    ATTENTIONS,
+    FlashAttention,
+    GPTModel,
+    MultiHeadAttention,
+    Role,
+    parameter_roles,
+)
 from myllm.presets import default_config
 
 VARIANTS = [
@@ -48,6 +58,22 @@ def random_tokens(B: int = 2, T: int = 16) -> torch.Tensor:
     return torch.randint(61, (B, T), generator=torch.Generator().manual_seed(2))
 
 
+def text_of(n: int, seed: int = 2) -> list[int]:
+    return torch.randint(61, (n,), generator=torch.Generator().manual_seed(seed)).tolist()
+
+
+def feed(model: GPTModel, cache: KVCache, new: list[list[int]], before=None) -> list[list[int]]:
+    """Feeds each row its new tokens, padded, and asserts the logits of each text alone."""
+    counts = [len(ids) for ids in new]
+    tokens = torch.tensor([ids + [60] * (max(counts) - len(ids)) for ids in new])
+    logits = model(tokens.long(), cache, counts) if max(counts) else tokens
+    for row, ids, old in zip(logits, new, before or [[]] * len(new)):
+        if ids:
+            alone = model(torch.tensor([old + ids]))[0, len(old) :]
+            torch.testing.assert_close(row[: len(ids)], alone, atol=1e-5, rtol=1e-5)
+    return new
+
+
 class TestGPTModel:
     def test_output_shape(self, small_model, model_config):
         assert small_model(random_tokens(3, 7)).shape == (3, 7, model_config.vocab_size)
@@ -82,6 +108,51 @@ class TestGPTModel:
         pieces = [variant(part, cache) for part in tokens.split([5, 1, 1, 4, 1, 4], dim=1)]
         torch.testing.assert_close(torch.cat(pieces, 1), variant(tokens), atol=1e-5, rtol=1e-4)
 
+    @pytest.mark.parametrize("step", [1, 3])
+    def test_rows_of_different_lengths(self, variant, step):
+        """Law 2: texts side by side get the logits of each alone, padded at first and after."""
+        texts = [text_of(n) for n in (9, 1, 6)]
+        cache = KVCache(variant.config)
+        fed = feed(variant, cache, [text[:n] for text, n in zip(texts, (5, 1, 3))])
+        assert cache.lengths == [5, 1, 3]
+        while any(fed):
+            pieces = [text[n : n + step] for text, n in zip(texts, cache.lengths)]
+            fed = feed(variant, cache, pieces, [text[:n] for text, n in zip(texts, cache.lengths)])
+        assert cache.lengths == [9, 1, 6]
+
+    def test_rows_join_leave_and_are_trimmed(self, variant):
+        """Law 2: whoever joins, leaves or starts over from an earlier token, midway."""
+        a, b, c = text_of(16), text_of(14, seed=3), text_of(12, seed=4)
+        cache, other = KVCache(variant.config), KVCache(variant.config)
+        feed(variant, cache, [a[:4]])
+        feed(variant, other, [b[:7], c[:2]])
+        cache.join(other)
+        assert cache.lengths == [4, 7, 2] and other.lengths == [7, 2]
+        feed(variant, cache, [a[4:6], b[7:8], c[2:6]], [a[:4], b[:7], c[:2]])
+        cache.keep([2, 0])
+        feed(variant, cache, [c[6:7], a[6:7]], [c[:6], a[:6]])
+        cache.trim([3, 7])
+        feed(variant, cache, [b[3:9], a[7:16]], [c[:3], a[:7]])
+        cache.keep([1])
+        assert cache.lengths == [16]
+        feed(variant, other, [b[7:8], c[2:3]], [b[:7], c[:2]])  # it is a cache of its own
+        cache.keep([])
+        feed(variant, cache, [b, c])  # and an empty one takes any number of rows
+
+    def test_one_row_becomes_two(self, variant):
+        text, cache = text_of(9), KVCache(variant.config)
+        feed(variant, cache, [text[:6]])
+        cache.keep([0, 0])
+        feed(variant, cache, [text[6:9], text[:1]], [text[:6], text[:6]])
+
+    def test_equal_rows_need_no_mask(self, small_model):
+        """What a single text costs does not depend on what the cache can do besides."""
+        cache = KVCache(small_model.config)
+        small_model(random_tokens(2, 3), cache)
+        assert cache.start(2, 4, None) == slice(3, 7)
+        k = torch.zeros(2, 4, 4, 8)
+        assert cache.update(0, k, k)[2] is None
+
     def test_flash_agrees_with_manual(self, variant):
         other = "manual" if variant.config.attention == "flash" else "flash"
         twin = GPTModel(dataclasses.replace(variant.config, attention=other)).eval()
@@ -102,11 +173,20 @@ class TestGPTModel:
         assert first.mean().item() == pytest.approx(1, abs=0.01)
         assert torch.equal(dropout.eval()(x), x)
 
+    @pytest.mark.parametrize("rate", [1 / 256, 0.1, 255 / 256])
+    def test_dropout_drops_the_rate_at_its_limits_too(self, model_config, rate):
+        config = dataclasses.replace(model_config, dropout=rate).validate()
+        assert config.dropout_rate == pytest.approx(rate, abs=1 / 512)
+        torch.manual_seed(3)
+        found = Dropout(config.dropout_rate)(torch.ones(1_000_000))
+        assert (found == 0).float().mean().item() == pytest.approx(config.dropout_rate, abs=1e-3)
+        assert found.max().item() == pytest.approx(1 / (1 - config.dropout_rate))
+
     @pytest.mark.parametrize("dropout", [0.0, 0.2])
     def test_recomputed_blocks_give_the_same_gradients(self, model_config, dropout):
         model = GPTModel(dataclasses.replace(model_config, dropout=dropout))
         found = []
-        for model.recompute in (False, True):
+        for model.activation_checkpointing in (False, True):
             model.zero_grad()
             torch.manual_seed(4)
             model(random_tokens()).square().mean().backward()
@@ -134,9 +214,11 @@ class TestGPTModel:
         with pytest.raises(InputError, match="17 tokens exceed the context length 16"):
             small_model(random_tokens(1, 17))
         cache = KVCache(small_model.config)
-        small_model(random_tokens(1, 16), cache)
-        with pytest.raises(InputError):
-            small_model(random_tokens(1, 1), cache)
+        small_model(random_tokens(2, 16), cache, [16, 9])
+        with pytest.raises(InputError, match="17 tokens .*16: pass the last"):
+            small_model(random_tokens(2, 1), cache)
+        small_model(random_tokens(2, 1), cache, [0, 1])
+        assert cache.lengths == [16, 10]
 
     def test_dropout_acts_in_training_only(self, model_config):
         model = GPTModel(dataclasses.replace(model_config, dropout=0.5))
@@ -170,6 +252,8 @@ class TestGPTModel:
             (dict(vocab_size=0), "vocabulary"),
             (dict(norm="batchnorm"), "choices: layernorm, rmsnorm"),
             (dict(dropout=1.0), "dropout 1.0"),
+            (dict(dropout=0.999), "0.999: must be 0, or between 1/256 .* and 255/256"),
+            (dict(dropout=0.001), "0.001: must be 0, or between"),
             (dict(n_layers=-1), "n_layers -1"),
         ],
     )
@@ -188,6 +272,35 @@ class TestGPTModel:
         names = list(small_model.state_dict())
         small_model.compile()
         assert list(small_model.state_dict()) == names
+
+
+class TestRoles:
+    def roles(self, model) -> dict[str, Role]:
+        found = parameter_roles(model)
+        assert list(found) == [name for name, _ in model.named_parameters()]
+        return found
+
+    @pytest.mark.parametrize("tied", [True, False])
+    def test_of_the_model(self, model_config, tied):
+        found = self.roles(GPTModel(dataclasses.replace(model_config, tie_weights=tied)))
+        assert found["token_embedding.weight"] == Role.EMBEDDING
+        assert found["position_embedding.weight"] == Role.EMBEDDING
+        assert found.get("lm_head.weight") == (None if tied else Role.HEAD)
+        assert found["blocks.1.attention.W_q.weight"] == Role.HIDDEN
+        assert found["blocks.1.feed_forward.linear2.weight"] == Role.HIDDEN
+        assert found["blocks.1.attention.W_q.bias"] == Role.VECTOR
+        assert found["blocks.0.ln1.weight"] == found["ln_final.bias"] == Role.VECTOR
+
+    def test_names_mean_nothing(self):
+        """A layout of someone else: hidden matrices and vectors, but for what is said."""
+        model: Any = torch.nn.Module()
+        model.lm_head = torch.nn.Linear(3, 3)  # a misleading name
+        model.adapter = torch.nn.Linear(3, 3)
+        model.adapter.role = Role.ADAPTER
+        model.adapter.weight.requires_grad = False  # frozen: its role stays
+        assert list(self.roles(model).values()) == [
+            Role.HIDDEN, Role.VECTOR, Role.ADAPTER, Role.ADAPTER
+        ]  # fmt: skip
 
 
 def _shape(preset: str, **changes) -> GPTConfig:

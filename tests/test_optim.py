@@ -6,24 +6,85 @@ import dataclasses
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from myllm.config import TrainConfig
 from myllm.errors import ConfigError
-from myllm.evaluate import cross_entropy
 from myllm.optim import (
     OPTIMIZERS,
-    SCHEDULES,
+    Role,
     build_optimizer,
-    get_scheduler,
-    learning_rate_factor,
     load_optimizer_tensors,
     optimizer_tensors,
     orthogonalize,
     parameter_groups,
 )
+from myllm.schedules import SCHEDULES, get_scheduler, learning_rate_factor
+
+
+class Rows(torch.nn.Embedding):
+    """A matrix that is no hidden one."""
+
+    role = Role.EMBEDDING
+
+
+class Otherwise(torch.nn.Module):
+    """Another layout, in which no name says what a parameter is for."""
+
+    class Scores(torch.nn.Linear):
+        role = Role.HEAD
+
+    class Added(torch.nn.Linear):
+        role = Role.ADAPTER
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = torch.nn.Linear(8, 8)
+        self.blocks = Rows(9, 8)  # a name that once decided
+        self.norm = torch.nn.LayerNorm(8)
+        self.stack = torch.nn.Sequential(torch.nn.Linear(8, 4), self.Added(4, 8, bias=False))
+        self.last = self.Scores(8, 9)
 
 
 class TestGroups:
+    def test_roles_decide_not_names(self):
+        model = Otherwise()
+        names = {p: name for name, p in model.named_parameters()}
+        found = {
+            (g["orthogonal"], g["weight_decay"] > 0): {names[p] for p in g["params"]}
+            for g in parameter_groups(model, TrainConfig(optimizer="muon", weight_decay=0.1))
+        }
+        assert found == {
+            (True, True): {"first.weight", "stack.0.weight"},
+            (False, True): {"blocks.weight", "stack.1.weight", "last.weight"},
+            (False, False): {
+                "first.bias",
+                "norm.weight",
+                "norm.bias",
+                "stack.0.bias",
+                "last.bias",
+            },
+        }
+
+    @pytest.mark.parametrize("optimizer", OPTIMIZERS)
+    def test_frozen_parameters_are_left_alone(self, small_model, optimizer):
+        """Also by weight decay, and with a gradient from elsewhere."""
+        frozen = {
+            "token_embedding.weight", "blocks.0.attention.W_q.weight", "blocks.1.ln1.weight",
+        }  # fmt: skip
+        for name, p in small_model.named_parameters():
+            p.requires_grad_(name not in frozen)
+        config = TrainConfig(optimizer=optimizer, weight_decay=0.5)
+        listed = {p for group in parameter_groups(small_model, config) for p in group["params"]}
+        assert listed == {p for n, p in small_model.named_parameters() if n not in frozen}
+        before = {n: p.detach().clone() for n, p in small_model.named_parameters()}
+        step = build_optimizer(small_model, config)
+        for p in small_model.parameters():
+            p.grad = torch.ones_like(p)
+        step.step()
+        for name, p in small_model.named_parameters():
+            assert torch.equal(p, before[name]) == (name in frozen), name
+
     @pytest.mark.parametrize("optimizer", OPTIMIZERS)
     def test_every_parameter_is_in_one_group(self, small_model, optimizer):
         groups = parameter_groups(small_model, TrainConfig(optimizer=optimizer))
@@ -58,16 +119,15 @@ class TestOptimizers:
 
     def test_muon_adam_part_is_adamw(self):
         """On what is no hidden matrix, one and three steps equal torch's AdamW."""
-        ours = torch.nn.ParameterDict({"x": torch.nn.Parameter(torch.ones(5, 4))})
-        theirs = torch.nn.ParameterDict({"x": torch.nn.Parameter(torch.ones(5, 4))})
+        ours, theirs = (Rows(5, 4, _weight=torch.ones(5, 4)) for _ in range(2))
         config = TrainConfig(optimizer="muon", learning_rate=0.1, weight_decay=0.2)
         a = build_optimizer(ours, config)
         b = build_optimizer(theirs, dataclasses.replace(config, optimizer="adamw"))
         for seed in range(3):
             gradient = torch.randn(5, 4, generator=torch.Generator().manual_seed(seed))
-            ours["x"].grad, theirs["x"].grad = gradient, gradient.clone()
+            ours.weight.grad, theirs.weight.grad = gradient, gradient.clone()
             a.step(), b.step()
-            torch.testing.assert_close(ours["x"], theirs["x"])
+            torch.testing.assert_close(ours.weight, theirs.weight)
 
     @pytest.mark.parametrize("optimizer", OPTIMIZERS)
     def test_learns(self, small_model, optimizer):
@@ -75,7 +135,8 @@ class TestOptimizers:
         step = build_optimizer(small_model, TrainConfig(optimizer=optimizer, learning_rate=0.01))
         losses = []
         for _ in range(15):
-            loss = cross_entropy(small_model(tokens[:, :-1]), tokens[:, 1:])
+            logits = small_model(tokens[:, :-1])
+            loss = F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
             loss.backward()
             losses.append(loss.item())
             step.step()

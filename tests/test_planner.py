@@ -8,12 +8,12 @@ import pytest
 
 from myllm import planner as room
 from myllm.benchmark import Timing
-from myllm.checkpoint import RunFolder
 from myllm.cli import main
 from myllm.config import with_values
 from myllm.errors import ConfigError
 from myllm.planner import PLANNED, plan_run, recipe
 from myllm.presets import default_config, resolve
+from myllm.run_folder import RunFolder
 
 BUDGETS = [10.0**k for k in range(9, 21)]
 

@@ -100,7 +100,7 @@ class TestCharTokenizer:
     def test_end_of_text_is_the_last_id_and_no_text(self):
         """End of text has an id of its own, which decodes to nothing."""
         tokenizer = CharTokenizer().train("abc")
-        assert tokenizer.end_of_text_id == 4
+        assert tokenizer.eos_token_id == 4
         assert tokenizer.decode([1, 4, 2]) == "ab"
 
     def test_a_lone_surrogate_survives_saving(self, tmp_path):
@@ -120,9 +120,9 @@ class TestBPETokenizer:
     @settings(max_examples=100, deadline=None)
     @given(text=st.text(alphabet="<|endoftxf> \n's1é", max_size=60))
     def test_look_alikes_of_end_of_text_are_text(self, bpe, text):
-        """No text gives end_of_text_id, not even one made of its characters."""
+        """No text gives eos_token_id, not even one made of its characters."""
         ids = bpe.encode(text + END_OF_TEXT + text)
-        assert bpe.end_of_text_id not in ids
+        assert bpe.eos_token_id not in ids
         assert bpe.decode(ids) == text + END_OF_TEXT + text
 
     @pytest.mark.parametrize("size", [-1, 0, 1, 255, 256])
@@ -163,7 +163,7 @@ class TestBPETokenizer:
     def test_vocab_and_merges_belong_together(self, bpe):
         """Each merge joins two entries of the vocabulary to a third; ids have no gap."""
         assert sorted(bpe.vocab.values()) == list(range(bpe.vocab_size))
-        assert bpe.vocab[END_OF_TEXT] == bpe.end_of_text_id == bpe.vocab_size - 1
+        assert bpe.vocab[END_OF_TEXT] == bpe.eos_token_id == bpe.vocab_size - 1
         assert bpe.merges
         for left, right in bpe.merges:
             assert {left, right, left + right} <= set(bpe.vocab)
@@ -248,9 +248,9 @@ class TestBoth:
     def test_end_of_text_in_a_text_is_plain(self, each):
         """The special token's name inside a text never gives its id."""
         for text in NASTY:
-            assert each.end_of_text_id not in each.encode(text)
-        assert each.decode([each.end_of_text_id]) == ""
-        assert each.token_bytes(each.end_of_text_id) == b""
+            assert each.eos_token_id not in each.encode(text)
+        assert each.decode([each.eos_token_id]) == ""
+        assert each.token_bytes(each.eos_token_id) == b""
 
     @pytest.mark.parametrize("id", [-1, 10**6])
     def test_id_beyond_the_vocabulary_is_refused(self, each, id):
@@ -264,7 +264,7 @@ class TestBoth:
         assert counts.shape == (each.vocab_size,)
         ids = each.encode("ne你👦")
         assert counts[ids].sum() == 1 + 1 + 3 + 4
-        assert counts[each.end_of_text_id] == 0
+        assert counts[each.eos_token_id] == 0
 
     @pytest.mark.parametrize("kind", KINDS)
     def test_training_sources_are_equal(self, kind, tmp_path, sample_text):

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from myllm.checkpoint import Checkpoint, RunFolder
+from myllm.checkpoint import Checkpoint
 from myllm.config import RunConfig
 from myllm.device import host_copies
+from myllm.run_folder import RunFolder
 from myllm.weights import load_weights, model_tensors
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="forks and kills")
@@ -47,12 +48,12 @@ def test_every_prefix_of_a_save_loads(tmp_path, run, small_model):
 
     for step in (1, 2):
         run.append_metrics({"step": step})
-        run.save(at(step, small_model, run), is_best=step == 1, keep=2)
+        run.checkpoints.save(at(step, small_model, run), is_best=step == 1, keep=2)
     run.append_metrics({"step": 3})
     power = PowerLoss(run.path)
     with power.recording():
-        run.save(at(3, small_model, run), is_best=True, keep=2)
-    assert run.steps() == [2, 3]
+        run.checkpoints.save(at(3, small_model, run), is_best=True, keep=2)
+    assert run.checkpoints.steps() == [2, 3]
     operations = [name for name, _, _ in power.log]
     assert {"write", "make_folder", "sync", "rename", "remove"} == set(operations)
 
@@ -62,11 +63,11 @@ def test_every_prefix_of_a_save_loads(tmp_path, run, small_model):
         for name, content in files.items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_bytes(content)
-        found = RunFolder(folder).load()
+        found = RunFolder(folder).checkpoints.load()
         assert found.step in (2, 3), (n, variant)
         load_weights(small_model, found)
         assert (small_model.ln_final.weight == found.step).all()
-        best = RunFolder(folder).load("best").step
+        best = RunFolder(folder).checkpoints.load("best").step
         assert best == (3 if found.step == 3 else 1), (n, variant)
         n_states += 1
     assert found.step == 3 and n_states == 2 * (len(power.log) + 1)
@@ -76,10 +77,10 @@ def test_without_the_syncs_it_would_not_hold(tmp_path, run, small_model):
     """That the replay above can fail: a save that leaves out its syncs loses its content."""
     from crashes import PowerLoss
 
-    run.save(at(1, small_model, run), is_best=True, keep=2)
+    run.checkpoints.save(at(1, small_model, run), is_best=True, keep=2)
     power = PowerLoss(run.path)
     with power.recording():
-        run.save(at(2, small_model, run), is_best=True, keep=2)
+        run.checkpoints.save(at(2, small_model, run), is_best=True, keep=2)
     power.log = [entry for entry in power.log if entry[0] != "sync"]
     last = [files for _, variant, files in power.states() if variant == PowerLoss.VARIANTS[1]][-1]
     assert last["step-000002/model.safetensors"] == b""
@@ -104,25 +105,32 @@ def test_what_dead_processes_left_is_removed(run):
 
 
 def test_a_good_step_is_never_written_again(run, small_model):
-    run.save(at(1, small_model, run), is_best=True, keep=2)
-    before = {p: p.stat().st_mtime_ns for p in run.folder(1).iterdir()}
-    run.save(dataclasses.replace(at(1, small_model, run), state={"other": 1}), False, 2)
-    assert {p: p.stat().st_mtime_ns for p in run.folder(1).iterdir()} == before
+    run.checkpoints.save(at(1, small_model, run), is_best=True, keep=2)
+    before = {p: p.stat().st_mtime_ns for p in run.checkpoints.folder(1).iterdir()}
+    run.checkpoints.save(
+        dataclasses.replace(at(1, small_model, run), state={"other": 1}), False, 2
+    )
+    assert {p: p.stat().st_mtime_ns for p in run.checkpoints.folder(1).iterdir()} == before
 
 
 def test_a_damaged_step_is_put_aside(run, small_model, caplog):
-    run.save(at(1, small_model, run), is_best=True, keep=2)
-    (run.folder(1) / "state.json").write_bytes(b"{}")
+    run.checkpoints.save(at(1, small_model, run), is_best=True, keep=2)
+    (run.checkpoints.folder(1) / "state.json").write_bytes(b"{}")
     again = RunFolder(run.path)
-    again.save(at(1, small_model, run), is_best=True, keep=2)
+    again.checkpoints.save(at(1, small_model, run), is_best=True, keep=2)
     assert (run.path / "step-000001.damaged-1" / "state.json").read_bytes() == b"{}"
-    assert again.load().state["seen"] == 1
+    assert again.checkpoints.load().state["seen"] == 1
 
 
 def test_pruning_counts_good_checkpoints_only(run, small_model):
     for step in (1, 2, 3):
-        run.save(at(step, small_model, run), is_best=step == 1, keep=5)
-    (run.folder(3) / "state.json").write_bytes(b"{}")
+        run.checkpoints.save(at(step, small_model, run), is_best=step == 1, keep=5)
+    (run.checkpoints.folder(3) / "state.json").write_bytes(b"{}")
     again = RunFolder(run.path)
-    again.save(at(4, small_model, run), is_best=False, keep=1)
-    assert again.steps() == [1, 2, 3, 4]  # the best, two good ones, and the damaged between them
+    again.checkpoints.save(at(4, small_model, run), is_best=False, keep=1)
+    assert again.checkpoints.steps() == [
+        1,
+        2,
+        3,
+        4,
+    ]  # the best, two good ones, and the damaged between them

@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from myllm.checkpoint import RunFolder
 from myllm.cli import main
 from myllm.config import DataConfig
-from myllm.data import open_token_file, prepare
 from myllm.errors import InputError
+from myllm.prepare import prepare
+from myllm.run_folder import RunFolder
+from myllm.token_file import open_token_file
 
 TINY = (
     "--d-model 16 --n-layers 1 --n-heads 2 --context-length 16 --vocab-size 300 --batch-size 2 "
@@ -22,9 +23,7 @@ TINY = (
 
 
 @pytest.fixture
-def trained(tmp_path, monkeypatch, longer_text) -> RunFolder:
-    monkeypatch.chdir(tmp_path)
-    Path("text.txt").write_text(longer_text, encoding="utf-8")
+def trained(here) -> RunFolder:
     assert main(["train", "text.txt", *TINY]) == 0
     return RunFolder("checkpoints/r")
 
@@ -32,7 +31,7 @@ def trained(tmp_path, monkeypatch, longer_text) -> RunFolder:
 def test_every_flip_is_found(trained):
     from damage import flips, missing_and_foreign, truncations
 
-    folder = trained.folder(6)
+    folder = trained.checkpoints.folder(6)
     assert all(flips(folder, 700))
     assert all(truncations(folder, 20))
     assert all(missing_and_foreign(folder))
@@ -116,7 +115,7 @@ class TestTokenFiles:
 
     def test_ids_beyond_the_vocabulary_with_a_true_hash(self, folder):
         """What somebody else made is not believed either."""
-        from myllm.storage import read_manifest, sealed_folder
+        from myllm.atomic import read_manifest, sealed_folder
 
         facts = read_manifest(folder, "tokens.json")
         tokens = np.load(folder / "tokens.npy")
@@ -139,7 +138,7 @@ class TestTokenFiles:
 def test_inspect_batch_shows_what_a_step_learned_from(trained, capsys, longer_text):
     assert main(["inspect-batch", "r", "4"]) == 0
     out = capsys.readouterr().out
-    assert out.count("--- window") == 2
+    assert out.count("--- sequence") == 2
     for line in out.splitlines():
         assert line.startswith("---") or line in longer_text
     assert main(["inspect-batch", "r", "-1"]) == 2

@@ -7,12 +7,13 @@ import time
 
 import pytest
 
-from myllm import saving
-from myllm.checkpoint import Checkpoint, RunFolder
+from myllm import saver as saver_module
+from myllm.atomic import disk
+from myllm.checkpoint import Checkpoint
 from myllm.config import RunConfig
 from myllm.errors import DiskFullError
-from myllm.saving import BackgroundSaver
-from myllm.storage import disk
+from myllm.run_folder import RunFolder
+from myllm.saver import BackgroundSaver
 
 
 @pytest.fixture
@@ -27,7 +28,7 @@ def contents(run: RunFolder) -> dict[str, bytes]:
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EDQUOT])
 @pytest.mark.parametrize("operation", ["write", "sync", "rename", "make_folder"])
 def test_a_save_that_fails_changes_nothing(run, monkeypatch, number, operation):
-    run.save(Checkpoint(1, {}, {}, {}, {}, run.small_files()), True, 2)
+    run.checkpoints.save(Checkpoint(1, {}, {}, {}, {}, run.small_files()), True, 2)
     before, real = contents(run), getattr(disk, operation)
     calls = [0]
 
@@ -40,7 +41,7 @@ def test_a_save_that_fails_changes_nothing(run, monkeypatch, number, operation):
     monkeypatch.setattr(disk, operation, fail)
     calls[0] = 0 if operation in ("write", "sync") else 1
     with pytest.raises(DiskFullError, match=r"step 2.*[\d,]+ bytes are needed.*intact.*--resume"):
-        run.save(Checkpoint(2, {}, {}, {}, {}, run.small_files()), True, 2)
+        run.checkpoints.save(Checkpoint(2, {}, {}, {}, {}, run.small_files()), True, 2)
     assert contents(run) == before
 
 
@@ -65,14 +66,14 @@ class TestBackgroundSaver:
             real(path, *rest)
 
         monkeypatch.setattr(disk, "make_folder", fail)
-        monkeypatch.setattr(saving, "RETRY_SECONDS", 0.01)
+        monkeypatch.setattr(saver_module, "RETRY_SECONDS", 0.01)
         saver = BackgroundSaver(run, 2, wait_for_room=True)
         saver.save(Checkpoint(1, {}, {}, {}), True)
         time.sleep(0.1)
-        assert run.steps() == []
+        assert run.checkpoints.steps() == []
         full[0] = False
         saver.join()
-        assert run.steps() == [1]
+        assert run.checkpoints.steps() == [1]
         assert caplog.text.count("trying again until there is room") == 1
         assert "there is room again: step 1 is saved" in caplog.text
 

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from myllm.checkpoint import RunFolder
 from myllm.config import RunConfig, TrainConfig
 from myllm.dataset import TextDataset, batch_number
-from myllm.debug import LossWatch
 from myllm.errors import NonFiniteError, OutOfMemoryError
 from myllm.model import GPTModel
+from myllm.run_folder import RunFolder
+from myllm.state import LossWatch
 from myllm.train import Trainer
 
 CONFIG = TrainConfig(
@@ -25,13 +25,13 @@ CONFIG = TrainConfig(
 
 
 class Poisoned(GPTModel):
-    """Gives NaN for the batches that hold certain windows, as a division by zero would."""
+    """Gives NaN for the batches that hold certain sequences, as a division by zero would."""
 
     bad: list[torch.Tensor] = []
 
-    def features(self, tokens, cache=None):
-        x = super().features(tokens, cache)
-        if self.training and any(torch.equal(tokens, window) for window in self.bad):
+    def features(self, tokens, cache=None, counts=None):
+        x = super().features(tokens, cache, counts)
+        if self.training and any(torch.equal(tokens, sequences) for sequences in self.bad):
             x = x * math.nan
         return x
 
@@ -51,7 +51,7 @@ def make(tmp_path, tokenizer, longer_text, model_config):
         model = kind(dataclasses.replace(model_config, dropout=0.1))
         size = config.batch_size * config.accumulation_steps
         data = TextDataset(tokens, [(0, 1400)], 16, size, config.seed)
-        model.bad = [data.batch(number)[0] for number in bad]
+        model.bad = [data.batch(number).tokens for number in bad]
         run = RunFolder(folder)
         return Trainer(model, data, tokens, [(1400, 1600)], config, run)
 
@@ -63,10 +63,10 @@ def weights(trainer: Trainer) -> dict[str, torch.Tensor]:
 
 
 class TestRollback:
-    def test_leaves_the_batch_out_and_goes_on(self, make, caplog):
+    def test_leaves_the_batch_out_and_continues(self, make, caplog):
         trainer = make(bad=[7])
         trainer.train()
-        assert trainer.step == 12 and trainer.progress.skipped == [7]
+        assert trainer.step == 12 and trainer.state.skipped == [7]
         assert "rolled back to step 6; batch 7 is left out" in caplog.text
         assert trainer.run is not None
         events = [r for r in trainer.run.metrics() if r.get("event") == "rollback"]
@@ -77,12 +77,12 @@ class TestRollback:
     def test_lowers_the_learning_rate_once(self, make):
         one, two = make("one", bad=[4]), make("two", bad=[4, 8])
         one.train(), two.train()
-        assert one.progress.rate_scale == two.progress.rate_scale == 0.5
+        assert one.state.rate_scale == two.state.rate_scale == 0.5
 
     def test_before_the_first_evaluation(self, make):
         trainer = make(bad=[1])
         trainer.train()
-        assert trainer.step == 12 and trainer.progress.skipped == [1]
+        assert trainer.step == 12 and trainer.state.skipped == [1]
 
     def test_gives_up_after_three(self, make):
         with pytest.raises(NonFiniteError, match="given up after 3 rollbacks: step .*loss nan"):
@@ -99,7 +99,7 @@ class TestRollback:
         assert original is not None
         resumed = make("half", bad=[4])
         resumed.resume()
-        assert resumed.step == 6 and resumed.progress.skipped == [4]
+        assert resumed.step == 6 and resumed.state.skipped == [4]
         resumed.train()
         for name, p in weights(whole).items():
             assert torch.equal(weights(resumed)[name], p), name
@@ -143,31 +143,31 @@ class TestSpikes:
         watch = LossWatch()
         assert all(watch.add(8 * 0.99**i) is None for i in range(500))
 
-    def test_in_training(self, make, caplog, monkeypatch):
+    def test_in_training(self, make, caplog):
         trainer = make(max_steps=60, eval_interval=60, on_nonfinite="stop")
-        update = trainer.updater.update
+        plain = trainer.train_step.loss
 
-        def spiking(tokens, targets, step):
-            loss, norm = update(tokens, targets, step)
-            return (loss + 50 if step == 50 else loss), norm
+        def spiking(model, batch):
+            nats, n_targets = plain(model, batch)
+            return nats + (50 * n_targets if trainer.step == 50 else 0), n_targets
 
-        monkeypatch.setattr(trainer.updater, "update", spiking)
+        trainer.train_step.loss = spiking
         trainer.train()
         assert "step 51: the loss rose to" in caplog.text
 
 
 class TestMemory:
     class Small(GPTModel):
-        """A model whose device holds few windows."""
+        """A model whose device holds few sequences."""
 
         fits = 2
 
-        def features(self, tokens, cache=None):
+        def features(self, tokens, cache=None, counts=None):
             if len(tokens) > self.fits:
                 raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
-            return super().features(tokens, cache)
+            return super().features(tokens, cache, counts)
 
-    def test_smaller_parts_of_the_same_batch(self, make, caplog):
+    def test_smaller_micro_batches_of_the_same_batch(self, make, caplog):
         caplog.set_level(logging.INFO)
         trainer = make(kind=self.Small, batch_size=8)
         trainer.train()
@@ -181,7 +181,7 @@ class TestMemory:
         for name, p in weights(other).items():
             assert torch.equal(weights(trainer)[name], p), name
 
-    def test_one_window_that_does_not_fit(self, make):
+    def test_one_sequence_that_does_not_fit(self, make):
         class None_(self.Small):  # type: ignore[name-defined]
             fits = 0
 

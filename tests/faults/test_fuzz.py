@@ -21,15 +21,18 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from myllm.checkpoint import MANIFEST, MODEL, Checkpoint, RunFolder
+from myllm.atomic import sealed_folder
+from myllm.checkpoint import MANIFEST, MODEL, Checkpoint
 from myllm.config import DataConfig, GPTConfig, RunConfig, from_toml, to_toml
-from myllm.data import encode_file, open_token_file, prepare
 from myllm.errors import MyLLMError
-from myllm.huggingface import export_huggingface, import_huggingface
+from myllm.hf_export import export_huggingface
+from myllm.hf_import import import_huggingface
 from myllm.model import GPTModel
+from myllm.prepare import encode_file, prepare
 from myllm.presets import default_config
-from myllm.progress import Progress
-from myllm.storage import sealed_folder
+from myllm.run_folder import RunFolder
+from myllm.state import TrainState
+from myllm.token_file import open_token_file
 from myllm.tokenizer import BPETokenizer, CharTokenizer, Tokenizer
 from myllm.weights import load_model, model_tensors
 
@@ -96,8 +99,8 @@ class Targets:
         self.run = RunFolder.create(folder, "run", RunConfig(model=SHAPE), tokenizer)
         self.run.append_metrics({"step": 1, "val_loss": 2.0})
         checkpoint = Checkpoint(1, model_tensors(model), {}, {}, {}, self.run.small_files())
-        self.run.save(checkpoint, True, 2)
-        self.files = {p.name: p.read_bytes() for p in self.run.folder(1).iterdir()}
+        self.run.checkpoints.save(checkpoint, True, 2)
+        self.files = {p.name: p.read_bytes() for p in self.run.checkpoints.folder(1).iterdir()}
         prepare(DataConfig((str(folder / "text.txt"),), tokenizer="char"), 0, out=folder / "made")
         self.made = {p.name: p.read_bytes() for p in (folder / "made").iterdir()}
         self.char = tokenizer.to_dict()
@@ -108,8 +111,10 @@ class Targets:
             folder, "theirs", RunConfig(model=shape), BPETokenizer.from_dict(self.bpe)
         )
         weights = model_tensors(GPTModel(shape))
-        state = {"progress": Progress().to_json()}
-        theirs.save(Checkpoint(1, weights, {}, state, {}, theirs.small_files()), True, 2)
+        state = {"progress": TrainState().to_json()}
+        theirs.checkpoints.save(
+            Checkpoint(1, weights, {}, state, {}, theirs.small_files()), True, 2
+        )
         export_huggingface(theirs, folder / "hf")
         self.foreign = {p.name: p.read_bytes() for p in (folder / "hf").iterdir()}
         self.import_config(self.foreign["config.json"])  # PyTorch loads more of itself for it
@@ -150,8 +155,8 @@ class Targets:
         self._forged({**self.files, "config.toml": data})
 
     def manifest(self, data: bytes) -> None:
-        (self.run.folder(1) / MANIFEST).write_bytes(data)
-        RunFolder(self.run.path).load()
+        (self.run.checkpoints.folder(1) / MANIFEST).write_bytes(data)
+        RunFolder(self.run.path).checkpoints.load()
 
     def token_file(self, data: bytes) -> None:
         self._open_forged({**self.made, "tokens.npy": data}, {})
@@ -189,7 +194,7 @@ class Targets:
             model(torch.tensor([ids or [0]]))
 
     def _forged(self, files: dict[str, bytes]) -> None:
-        path = self.run.folder(1)
+        path = self.run.checkpoints.folder(1)
         for old in path.iterdir():
             old.unlink()
         path.rmdir()

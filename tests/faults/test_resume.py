@@ -13,13 +13,14 @@ import numpy as np
 import pytest
 import torch
 
-from myllm.checkpoint import RunFolder
 from myllm.config import RunConfig, TrainConfig
 from myllm.dataset import TextDataset
 from myllm.errors import Interrupted
 from myllm.model import GPTModel
-from myllm.optim import SCHEDULES
-from myllm.train import Observer, Trainer
+from myllm.observer import Observer
+from myllm.run_folder import RunFolder
+from myllm.schedules import SCHEDULES
+from myllm.train import Trainer
 
 BASE = TrainConfig(
     batch_size=4, max_steps=17, eval_interval=4, warmup_steps=3, device="cpu", dtype="float32"
@@ -48,7 +49,7 @@ def make(tmp_path, tokenizer, longer_text, model_config):
         torch.manual_seed(config.seed)
         model = GPTModel(shape)
         size = config.batch_size * config.accumulation_steps
-        data = TextDataset(tokens, [(0, 900)], 16, size, config.seed)  # 56 windows an epoch
+        data = TextDataset(tokens, [(0, 900)], 16, size, config.seed)  # 56 sequences an epoch
         run = RunFolder(tmp_path / name)
         return Trainer(model, data, tokens, [(900, 1100)], config, run, observer=observer)
 
@@ -77,7 +78,7 @@ def outcome(trainer: Trainer) -> tuple[dict, list[dict], dict]:
     weights = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
     clocks = ("elapsed_s", "tokens_per_second")
     records = [{k: v for k, v in r.items() if k not in clocks} for r in trainer.run.metrics()]
-    counters = {k: v for k, v in trainer.progress.to_json().items() if k not in clocks}
+    counters = {k: v for k, v in trainer.state.to_json().items() if k not in clocks}
     return weights, records, counters
 
 

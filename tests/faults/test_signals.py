@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from myllm.checkpoint import RunFolder
 from myllm.errors import Interrupted
+from myllm.run_folder import RunFolder
 from myllm.signals import Deferred, SignalReceived, raised
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
@@ -21,13 +21,6 @@ TRAIN = (
     "train text.txt --d-model 16 --n-layers 1 --n-heads 2 --context-length 16 --vocab-size 300 "
     "--batch-size 2 --device cpu --run r --max-steps 100000 --eval-interval 20 --keep 2"
 ).split()
-
-
-@pytest.fixture
-def here(tmp_path, monkeypatch, longer_text) -> Path:
-    monkeypatch.chdir(tmp_path)
-    Path("text.txt").write_text(longer_text, encoding="utf-8")
-    return tmp_path
 
 
 @pytest.fixture
@@ -65,7 +58,7 @@ def test_training_ends_saved(here, start, number):
     assert "and saved; go on with: myllm train --resume r" in errors
     assert "Traceback" not in errors
     step = int(errors.rsplit("stopped at step ", 1)[1].split()[0])
-    assert RunFolder("checkpoints/r").newest_good() == step
+    assert RunFolder("checkpoints/r").checkpoints.newest_good() == step
 
 
 @pytest.mark.parametrize("delay", [0.3, 1.5])
@@ -90,7 +83,7 @@ def test_a_reader_that_leaves(here, start):
     errors = process.stderr.read()
     assert process.wait(timeout=180) == 0, errors
     assert "Traceback" not in errors and "Exception" not in errors
-    assert RunFolder("checkpoints/r").newest_good() == 60
+    assert RunFolder("checkpoints/r").checkpoints.newest_good() == 60
 
 
 def test_a_terminal_that_is_closed(here, start):
@@ -107,7 +100,9 @@ def test_a_terminal_that_is_closed(here, start):
     process.send_signal(signal.SIGHUP)
     assert process.wait(timeout=180) == 128 + signal.SIGHUP
     run = RunFolder("checkpoints/r")
-    assert run.newest_good() == max(run.steps()) and not list(run.path.glob(".tmp-*"))
+    assert run.checkpoints.newest_good() == max(run.checkpoints.steps()) and not list(
+        run.path.glob(".tmp-*")
+    )
 
 
 def _drain(descriptor: int) -> None:

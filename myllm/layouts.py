@@ -2,7 +2,7 @@
 
 Knows nothing of files. One table per layout is read in both directions.
 
-To add a layout: a `Family` in `FAMILIES`.
+To add a layout: a `Layout` in `LAYOUTS`.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ class Entry:
     def inward(self, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
         """Our weights by name, from their tensor."""
         whole = tensor.T if self.transposed and tensor.ndim == 2 else tensor
-        for name, part in zip(self.ours, whole.split(self.rows)):
+        for name, part in zip(self.ours, torch.split_with_sizes(whole, self.rows)):
             yield name, part.contiguous()
 
 
 @dataclass(frozen=True)
-class Family:
+class Layout:
     """A layout that other programs know.
 
     Attributes:
@@ -103,18 +103,18 @@ class Family:
         return entries
 
 
-def family_of(config: GPTConfig) -> Family:
+def layout_of(config: GPTConfig) -> Layout:
     """The layout that a configuration has.
 
     Raises:
         InputError: no other program has it; the message names the settings that differ.
     """
     differences = {}
-    for family in FAMILIES.values():
-        wrong = {n: v for n, v in family.shape.items() if getattr(config, n) != v}
+    for layout in LAYOUTS.values():
+        wrong = {n: v for n, v in layout.shape.items() if getattr(config, n) != v}
         if not wrong:
-            return family
-        differences[family.model_type] = wrong
+            return layout
+        differences[layout.model_type] = wrong
     nearest = min(differences, key=lambda name: len(differences[name]))
     lacking = ", ".join(
         f"{name} {getattr(config, name)!r} (not {value!r})"
@@ -126,9 +126,9 @@ def family_of(config: GPTConfig) -> Family:
     )
 
 
-def to_foreign(family: Family, weights: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+def to_foreign(layout: Layout, weights: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
     """Their tensors by name. Takes ours out of `weights`, so that memory holds no second model."""
-    for entry in family.table({name: tensor.shape for name, tensor in weights.items()}):
+    for entry in layout.table({name: tensor.shape for name, tensor in weights.items()}):
         yield entry.theirs, entry.outward(weights)
         for name in entry.ours:
             del weights[name]
@@ -252,15 +252,15 @@ _ROTARY_BLOCK = {
 }
 
 
-def _rotary(model_type: str, architecture: str, qk_norm: bool) -> Family:
-    return Family(
+def _rotary(model_type: str, architecture: str, qk_norm: bool) -> Layout:
+    return Layout(
         model_type, architecture, {**_ROTARY_SHAPE, "qk_norm": qk_norm}, _rotary_settings,
         _rotary_read, _ROTARY_NAMES, "model.layers.{i}", _ROTARY_BLOCK,
     )  # fmt: skip
 
 
-FAMILIES: dict[str, Family] = {
-    "gpt2": Family(
+LAYOUTS: dict[str, Layout] = {
+    "gpt2": Layout(
         model_type="gpt2",
         architecture="GPT2LMHeadModel",
         shape=dict(

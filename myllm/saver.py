@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import threading
 
-from myllm.checkpoint import Checkpoint, RunFolder
+from myllm.checkpoint import Checkpoint
 from myllm.errors import DiskFullError
+from myllm.run_folder import RunFolder
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +64,7 @@ class BackgroundSaver:
         told = False
         while True:
             try:
-                self.run.save(checkpoint, is_best, self.keep)
+                self.run.checkpoints.save(checkpoint, is_best, self.keep)
             except DiskFullError as error:
                 if self.wait_for_room and not told:
                     log.warning("%s; trying again until there is room", error)

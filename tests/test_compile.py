@@ -5,13 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 
-from myllm import acceleration
-from myllm.acceleration import checked_device, compiling_pays
+from myllm import compile
+from myllm.compile import checked_device, compiling_pays
+from myllm.dataset import Batch
 from myllm.device import choose_attention
 from myllm.errors import ConfigError
 
 CPU, MPS = torch.device("cpu"), torch.device("mps")
 TOKENS = torch.arange(32).view(2, 16)
+BATCH = Batch(TOKENS, TOKENS, torch.ones_like(TOKENS, dtype=torch.bool))
 
 
 def test_long_runs_are_compiled_short_ones_not():
@@ -41,25 +43,25 @@ class TestCheckedDevice:
                             self.ln_final.weight.mul_(3)
                     return self
 
-            monkeypatch.setattr(acceleration.copy, "deepcopy", lambda model: model)
+            monkeypatch.setattr(compile.copy, "deepcopy", lambda model: model)
             monkeypatch.setattr(torch.Tensor, "to", lambda self, *args, **kwargs: self)
             small_model.__class__ = Elsewhere
 
         return prepare
 
     def test_other_devices_are_not_checked(self, small_model):
-        assert checked_device(small_model, TOKENS, CPU, chosen=True) == CPU
+        assert checked_device(small_model, BATCH, CPU, chosen=True) == CPU
 
     def test_one_that_agrees_is_taken(self, small_model, moved):
         moved(spoilt=False)
-        assert checked_device(small_model, TOKENS, MPS, chosen=False) == MPS
+        assert checked_device(small_model, BATCH, MPS, chosen=False) == MPS
 
     def test_one_that_differs_is_announced_and_not_taken(self, small_model, moved, caplog):
         moved(spoilt=True)
-        assert checked_device(small_model, TOKENS, MPS, chosen=False) == CPU
+        assert checked_device(small_model, BATCH, MPS, chosen=False) == CPU
         assert "training on the CPU, not on mps" in caplog.text
 
     def test_one_that_differs_and_was_chosen_is_refused(self, small_model, moved):
         moved(spoilt=True)
         with pytest.raises(ConfigError, match="device mps: .* take --device cpu"):
-            checked_device(small_model, TOKENS, MPS, chosen=True)
+            checked_device(small_model, BATCH, MPS, chosen=True)

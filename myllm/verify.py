@@ -6,11 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from myllm.checkpoint import CONFIG, MANIFEST, METRICS, TOKENIZER, RunFolder
+from myllm.atomic import Damaged, check_files, foreign_files, read_file
+from myllm.checkpoint import CONFIG, MANIFEST, METRICS, TOKENIZER
 from myllm.config import from_toml
 from myllm.errors import InputError
-from myllm.progress import read_records
-from myllm.storage import Damaged, check_files, foreign_files, read_file
+from myllm.metrics import read_records
+from myllm.run_folder import RunFolder
 from myllm.tokenizer import Tokenizer
 
 
@@ -25,7 +26,8 @@ class Finding:
 
 def check_run(run: RunFolder) -> list[Finding]:
     """Reads every file of a run and holds it against what was saved."""
-    findings = [_checkpoint(run, step) for step in run.steps()]
+    checkpoints = run.checkpoints
+    findings = [_checkpoint(checkpoints.folder(step)) for step in checkpoints.steps()]
     readers: dict[str, Callable[[Path], object]] = {
         CONFIG: from_toml,
         TOKENIZER: Tokenizer.load,
@@ -40,14 +42,13 @@ def check_run(run: RunFolder) -> list[Finding]:
             findings.append(Finding(name, _size_of(path)))
         except InputError as error:
             findings.append(Finding(name, _size_of(path), str(error)))
-    for pointer, step in (("last", run.newest_good()), ("best", run.best_step())):
+    for pointer, step in (("last", checkpoints.newest_good()), ("best", checkpoints.best_step())):
         if step is not None:
-            findings.append(_pointer(run.path / pointer, run.folder(step).name))
+            findings.append(_pointer(run.path / pointer, checkpoints.folder(step).name))
     return findings
 
 
-def _checkpoint(run: RunFolder, step: int) -> Finding:
-    folder = run.folder(step)
+def _checkpoint(folder: Path) -> Finding:
     try:
         check_files(folder, MANIFEST)
         foreign = foreign_files(folder, MANIFEST)
@@ -67,7 +68,7 @@ def _pointer(path: Path, expected: str) -> Finding:
 
 
 def _read_records(path: Path) -> None:
-    """Raises `InputError` if a line of `metrics.jsonl` is no record."""
+    """Raises `InputError` if a line of `metrics.jsonl` is not a record."""
     try:
         damaged = read_records(path)[1]
     except OSError as error:

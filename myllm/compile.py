@@ -10,17 +10,17 @@ from __future__ import annotations
 import copy
 import logging
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
+from myllm.dataset import Batch
 from myllm.errors import ConfigError
-from myllm.evaluate import language_loss
+from myllm.loss import mean_loss
 from myllm.model import GPTModel
+from myllm.torch_adapter import compiler_is_loaded, undo_compile
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ def compiling_pays(device: torch.device, flops: float) -> bool:
 
 
 def compile_blocks(
-    model: GPTModel, tokens: Tensor, precision: AbstractContextManager[object]
+    model: GPTModel, batch: Batch, precision: AbstractContextManager[object]
 ) -> bool:
     """Compiles the blocks in place, which keeps the weights' names.
 
@@ -49,25 +49,27 @@ def compile_blocks(
 
     Args:
         model: in training mode.
-        tokens: (B, T), of the shape that training will have.
+        batch: of the shape that training will have, on the model's device.
         precision: the mixed precision that training will have; re-enterable.
 
     Returns:
         Whether the model is compiled.
     """
     log.info("compiling the model, which takes some seconds (--no-compile leaves it out)")
-    _prepare_compiler(tokens.device)
+    _keep_compiled_code()
+    # on CPUs, dropout draws as it does uncompiled
+    options = {"fallback_random": batch.tokens.device.type == "cpu"}
     try:
-        plain = _loss_and_norm(model, tokens, precision)
+        plain = _loss_and_norm(model, batch, precision)
         for block in model.blocks:
-            block.compile(dynamic=False)
-        compiled = _loss_and_norm(model, tokens, precision)
+            block.compile(dynamic=False, options=options)
+        compiled = _loss_and_norm(model, batch, precision)
         if not _close(plain, compiled):
             raise ArithmeticError(f"loss {compiled[0]:.4f} instead of {plain[0]:.4f}")
         return True
     except Exception as error:  # the compiler's own errors have no common base
         for block in model.blocks:
-            block._compiled_call_impl = None
+            undo_compile(block)
         reason = (str(error).strip().splitlines() or [""])[0]
         log.warning("not compiled: %s (%s)", type(error).__name__, reason[:100])
         return False
@@ -76,7 +78,7 @@ def compile_blocks(
 @contextmanager
 def uncompiled() -> Iterator[None]:
     """Runs compiled models as they are written: for shapes not worth compiling for."""
-    if "torch._dynamo" not in sys.modules:  # nothing is compiled, and importing it takes 2 s
+    if not compiler_is_loaded():
         yield
         return
     with torch.compiler.set_stance("force_eager"):
@@ -84,7 +86,7 @@ def uncompiled() -> Iterator[None]:
 
 
 def checked_device(
-    model: GPTModel, tokens: Tensor, device: torch.device, chosen: bool
+    model: GPTModel, batch: Batch, device: torch.device, chosen: bool
 ) -> torch.device:
     """The device to train on: MPS only where it computes what the CPU computes.
 
@@ -92,7 +94,7 @@ def checked_device(
 
     Args:
         model: on the CPU.
-        tokens: (B, T), a batch to compare on.
+        batch: what to compare on, on the CPU.
         device: the one to check.
         chosen: the user named it: refuse it instead of falling back to the CPU.
 
@@ -101,9 +103,9 @@ def checked_device(
     """
     if device.type != "mps":
         return device
-    expected = _loss_and_norm(model, tokens, nullcontext())
+    expected = _loss_and_norm(model, batch, nullcontext())
     there = copy.deepcopy(model).to(device)
-    found = _loss_and_norm(there, tokens.to(device), nullcontext())
+    found = _loss_and_norm(there, batch.to(device), nullcontext())
     if _close(expected, found):
         return device
     complaint = f"it computes a loss of {found[0]:.4f}, the CPU {expected[0]:.4f}"
@@ -114,13 +116,13 @@ def checked_device(
 
 
 def _loss_and_norm(
-    model: GPTModel, tokens: Tensor, precision: AbstractContextManager[object]
+    model: GPTModel, batch: Batch, precision: AbstractContextManager[object]
 ) -> tuple[float, float]:
     """The loss of a batch and the norm of its gradient, without dropout's influence."""
     torch.manual_seed(0)
     with precision:
-        loss = language_loss(model, tokens, tokens)
-    loss.backward()
+        loss = mean_loss(model, batch)
+    torch.autograd.backward(loss)
     norm = torch.nn.utils.get_total_norm(
         [p.grad for p in model.parameters() if p.grad is not None]
     )
@@ -132,10 +134,7 @@ def _close(expected: tuple[float, float], found: tuple[float, float]) -> bool:
     return all(abs(e - f) <= TOLERANCE * abs(e) for e, f in zip(expected, found))
 
 
-def _prepare_compiler(device: torch.device) -> None:
-    """Keeps compiled code for later runs; on CPUs, lets dropout draw as it does uncompiled."""
-    import torch._inductor.config as inductor
-
+def _keep_compiled_code() -> None:
+    """For later runs."""
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "myllm" / "compiled"
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache))
-    inductor.fallback_random = device.type == "cpu"

@@ -7,23 +7,24 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from myllm.checkpoint import RunFolder
+from myllm.atomic import TEMPORARY, discard, disk, write_errors
 from myllm.config import GPTConfig, SamplingConfig
 from myllm.errors import InputError
-from myllm.families import Entry, family_of
 from myllm.gguf_tokenizer import add_tokenizer
+from myllm.layouts import Entry, layout_of
 from myllm.model import RotaryPosition
 from myllm.registry import check_choice
-from myllm.storage import TEMPORARY, discard, disk, write_errors
+from myllm.run_folder import RunFolder
 from myllm.tokenizer import Tokenizer
 
 QUANTIZATIONS = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0")
@@ -46,31 +47,35 @@ NAMES = {
 }
 
 
-def export_gguf(run: RunFolder, out: Path, quantization: str) -> None:
+def export_gguf(
+    run: RunFolder, out: Path, options: Mapping[str, str] = MappingProxyType({})
+) -> None:
     """Writes the best model of a run, and beside it an Ollama `Modelfile`.
 
     Args:
         run: the run.
         out: the file.
-        quantization: of the matrices; vectors stay float32.
+        options: `quantize`, how matrices are stored: one of `QUANTIZATIONS`, by default the first;
+            vectors stay float32.
 
     Raises:
         InputError: llama.cpp does not know the layout or the tokenizer, or the `gguf` package is
             missing.
     """
+    quantization = options.get("quantize", QUANTIZATIONS[0])
     check_choice("quantize", quantization, QUANTIZATIONS)
     try:
         import gguf
     except ImportError:
         raise InputError("--to gguf needs the package of that name: pip install gguf") from None
-    checkpoint = run.load("best", with_optimizer=False)
+    checkpoint = run.checkpoints.load("best", with_optimizer=False)
     config, tokenizer = run.config.model, run.tokenizer
     tensors = _tensors(config, checkpoint.model, quantization)
     out.parent.mkdir(parents=True, exist_ok=True)
     unfinished = out.with_name(f"{TEMPORARY}{out.name}-{os.getpid()}")
     with write_errors("export", out.parent, sum(tensor.n_bytes for tensor in tensors)):
         try:
-            writer = gguf.GGUFWriter(unfinished, family_of(config).model_type)
+            writer = gguf.GGUFWriter(unfinished, layout_of(config).model_type)
             writer.add_name(run.name)
             _add_shape(writer, config)
             add_tokenizer(writer, tokenizer, config.vocab_size)
@@ -129,19 +134,19 @@ class _Tensor:
 
 def _tensors(config: GPTConfig, weights: dict[str, Tensor], quantization: str) -> list[_Tensor]:
     """What the file will hold; the numbers are computed one tensor at a time."""
-    family = family_of(config)
+    layout = layout_of(config)
     shapes = {name: tensor.shape for name, tensor in weights.items()}
     tensors = []
     if config.rope_factor != 1.0:
-        if family.model_type != "llama":
+        if layout.model_type != "llama":
             raise InputError(
                 f"rope_factor {config.rope_factor}: llama.cpp stretches positions so in the llama "
-                f"layout only, and this is {family.model_type}"
+                f"layout only, and this is {layout.model_type}"
             )
         factors = RotaryPosition(config).slowing()
         kind = _kind("rope_freqs.weight", tuple(factors.shape), quantization)
         tensors.append(_Tensor("rope_freqs.weight", tuple(factors.shape), kind, lambda: factors))
-    for entry in family.table(shapes):
+    for entry in layout.table(shapes):
         upright = Entry(entry.theirs, entry.ours, entry.rows, entry.shape)
         shape = entry.shape[::-1] if entry.transposed else entry.shape
         compute = partial(upright.outward, weights)
@@ -149,7 +154,7 @@ def _tensors(config: GPTConfig, weights: dict[str, Tensor], quantization: str) -
         if module.startswith("blocks."):
             _, i, part = module.split(".", 2)
             fused = "attn_qkv" if len(entry.ours) > 1 else NAMES[part]
-            if family.model_type == "llama" and part in ("attention.W_q", "attention.W_k"):
+            if layout.model_type == "llama" and part in ("attention.W_q", "attention.W_k"):
                 compute = partial(_interleaved, compute, config.head_size)
             name = f"blk.{i}.{fused}.{suffix}"
         else:
@@ -173,8 +178,9 @@ def _kind(name: str, shape: tuple[int, ...], quantization: str) -> Any:
 def _interleaved(compute: Callable[[], Tensor], head_size: int) -> Tensor:
     """Rows of queries and keys as llama.cpp turns them: features 2i and 2i + 1 together, where
     we pair i with i + D/2."""
-    rows = compute().unflatten(0, (-1, 2, head_size // 2))  # (H, 2, D/2, C)
-    return rows.transpose(1, 2).flatten(0, 2)  # (H · D, C)
+    rows = compute()  # (H · D, C)
+    pairs = rows.view(-1, 2, head_size // 2, rows.shape[1])  # (H, 2, D/2, C)
+    return pairs.transpose(1, 2).reshape(rows.shape)  # (H · D, C)
 
 
 def _write(writer: Any, tensors: list[_Tensor]) -> None:
@@ -202,5 +208,5 @@ def _modelfile(name: str, tokenizer: Tokenizer) -> str:
         f"{template}"
         f"PARAMETER temperature {sampling.temperature}\n"
         f"PARAMETER top_p {sampling.top_p}\n"
-        f'PARAMETER stop "{tokenizer.end_of_text}"\n'
+        f'PARAMETER stop "{tokenizer.eos_token}"\n'
     )

@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
-from safetensors import SafetensorError
 
 from myllm.errors import DiskFullError, InputError
 
@@ -71,29 +70,36 @@ class Disk:
 disk = Disk()
 
 
+@contextmanager
+def _named_when_done(final: Path) -> Iterator[Path]:
+    """A path beside `final` to make something at; it gets that name if the block ends well."""
+    unfinished = final.with_name(f"{TEMPORARY}{final.name}-{os.getpid()}")
+    try:
+        yield unfinished
+        disk.rename(unfinished, final)
+    except BaseException:
+        discard(unfinished)
+        raise
+    disk.sync(final.parent)
+
+
 def write_file(path: Path, content: str | bytes) -> None:
     """Replaces a small file as a whole."""
     data = content.encode("utf-8") if isinstance(content, str) else content
-    unfinished = path.with_name(f"{TEMPORARY}{path.name}-{os.getpid()}")
-    try:
+    with _named_when_done(path) as unfinished:
         disk.write(unfinished, lambda p: p.write_bytes(data))
         disk.sync(unfinished)
-        disk.rename(unfinished, path)
-    except OSError:
-        discard(unfinished)
-        raise
-    disk.sync(path.parent)
 
 
 def read_file(path: Path) -> str:
     """The text of a small file.
 
     Raises:
-        Damaged: it is missing, unreadable, too large or no UTF-8.
+        Damaged: it is missing, unreadable, too large or not UTF-8.
     """
     try:
         if path.stat().st_size > SMALL_FILE_BYTES:
-            raise Damaged(f"{path} is damaged: larger than any that this program writes")
+            raise Damaged(f"{path} is damaged: larger than any file that this program writes")
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise Damaged(f"{path} is missing") from None
@@ -104,22 +110,16 @@ def read_file(path: Path) -> str:
 @contextmanager
 def finished_folder(final: Path) -> Iterator[Path]:
     """A folder to fill, which gets its name once it is whole. It holds nothing else of ours."""
-    unfinished = final.with_name(f"{TEMPORARY}{final.name}-{os.getpid()}")
-    discard(unfinished)
-    try:
+    with _named_when_done(final) as unfinished:
+        discard(unfinished)
         disk.make_folder(unfinished)
         yield unfinished
         for path in (*sorted(unfinished.iterdir()), unfinished):
             disk.sync(path)
-        disk.rename(unfinished, final)
-    except BaseException:
-        discard(unfinished)
-        raise
-    disk.sync(final.parent)
 
 
 @contextmanager
-def sealed_folder(final: Path, manifest: str, facts: dict[str, Any]) -> Iterator[Path]:
+def sealed_folder(final: Path, manifest: str, metadata: dict[str, Any]) -> Iterator[Path]:
     """A folder to fill, which gets its name and its manifest once it is whole.
 
     If the block, or anything after it, fails, nothing of it is left.
@@ -127,14 +127,14 @@ def sealed_folder(final: Path, manifest: str, facts: dict[str, Any]) -> Iterator
     Args:
         final: the folder to make; there must be none, or an empty one.
         manifest: the name of the file that describes the others.
-        facts: what else the manifest shall say. May be filled within the block.
+        metadata: what else the manifest shall say. May be filled within the block.
     """
     with finished_folder(final) as unfinished:
         yield unfinished
         files = {}
         for path in sorted(unfinished.iterdir()):
             files[path.name] = {"bytes": path.stat().st_size, "sha256": _sha256(path)}
-        text = _sealed_text({**facts, "files": files})
+        text = _sealed_text({**metadata, "files": files})
         disk.write(unfinished / manifest, lambda p: p.write_bytes(text.encode("utf-8")))
         if final.is_dir():
             final.rmdir()  # an empty one; any other fails here
@@ -147,6 +147,7 @@ def read_manifest(folder: Path, manifest: str) -> dict[str, Any]:
         Damaged: it is missing, cut short or altered.
     """
     text = read_file(folder / manifest)
+    content: dict[str, Any] = {}
     try:
         content = json.loads(text)
         del content["sha256"]
@@ -158,7 +159,7 @@ def read_manifest(folder: Path, manifest: str) -> dict[str, Any]:
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         whole = sound = False
     if not whole or not sound:
-        raise Damaged(f"{folder / manifest} is damaged: its SHA-256 is not the one it holds")
+        raise Damaged(f"{folder / manifest} is damaged: its SHA-256 is not the one that it states")
     return content
 
 
@@ -237,7 +238,7 @@ def made_by_one_process(folder: Path) -> Iterator[None]:
 
 
 def discard(path: Path) -> None:
-    """Removes what is unfinished, if it is there; that it stays is no error."""
+    """Removes what is unfinished, if it is there; failing to is not an error."""
     try:
         disk.remove(path)
     except OSError:
@@ -254,7 +255,7 @@ def discard_unfinished(folder: Path, name: str = "") -> None:
 
 
 def require_room(folder: Path, n_bytes: int) -> None:
-    """Raises `OSError`, as writing would, if the disk has no room for so many bytes."""
+    """Raises `OSError`, as writing would, if the disk has too little space for that many bytes."""
     if shutil.disk_usage(folder).free < n_bytes:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -263,35 +264,28 @@ def require_room(folder: Path, n_bytes: int) -> None:
 def write_errors(
     what: str, folder: Path, needed: int, remedy: str = "what was saved before is intact"
 ) -> Iterator[None]:
-    """Tells a person that something could not be written.
+    """Says in the user's terms that something could not be written.
 
     Args:
-        what: what the program was about to do, as an infinitive.
+        what: what the program was about to do, as an infinitive without "to".
         folder: where to.
         needed: bytes that it takes.
-        remedy: what is left, and how to go on.
+        remedy: what is left, and how to continue.
 
     Raises:
-        DiskFullError: there is no room, or the disk fails.
+        DiskFullError: the disk is full, or fails.
         InputError: the folder cannot be written, for another reason.
     """
     try:
         yield
-    except (OSError, SafetensorError) as error:
-        number = _error_number(error)
-        reason = os.strerror(number) if number else str(error)
-        if number in NO_ROOM:
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        if error.errno in NO_ROOM:
             raise DiskFullError(
-                f"no room to {what} in {folder} ({reason}): {needed:,} bytes are needed; {remedy}"
+                f"not enough disk space to {what} in {folder} ({reason}): {needed:,} bytes are "
+                f"needed; {remedy}"
             ) from None
         raise InputError(f"cannot {what} in {folder}: {reason}") from None
-
-
-def _error_number(error: Exception) -> int | None:
-    """The system's number of an error; the library that writes tensors gives it as text."""
-    if isinstance(error, OSError):
-        return error.errno
-    return next((n for n in NO_ROOM if f"(os error {n})" in str(error)), None)
 
 
 def _sealed_text(content: dict[str, Any]) -> str:

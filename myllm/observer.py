@@ -1,0 +1,68 @@
+"""Room: what a training run tells → whoever listens (`Observer`). Knows nothing of the loop."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from myllm.errors import InputError
+from myllm.metrics import Metrics
+
+
+class Observer:
+    """What is told of a training run. The methods do nothing; override what you need."""
+
+    def on_start(self, step: int, max_steps: int) -> None:
+        """The loop begins at `step`, to end at `max_steps`."""
+
+    def on_step(self, step: int, loss: float, tokens_per_second: float) -> None:
+        """A step is done."""
+
+    def on_evaluation(self, record: Metrics, is_best: bool) -> None:
+        """The validation loss has been measured and the checkpoint saved."""
+
+
+class Observers(Observer):
+    """Passes on to several, in order."""
+
+    def __init__(self, observers: Iterable[Observer]) -> None:
+        self.observers = list(observers)
+
+    def on_start(self, step: int, max_steps: int) -> None:
+        for observer in self.observers:
+            observer.on_start(step, max_steps)
+
+    def on_step(self, step: int, loss: float, tokens_per_second: float) -> None:
+        for observer in self.observers:
+            observer.on_step(step, loss, tokens_per_second)
+
+    def on_evaluation(self, record: Metrics, is_best: bool) -> None:
+        for observer in self.observers:
+            observer.on_evaluation(record, is_best)
+
+
+class TensorBoard(Observer):
+    """Writes each evaluation for TensorBoard."""
+
+    def __init__(self, folder: Path) -> None:
+        """
+        Args:
+            folder: where the events go.
+
+        Raises:
+            InputError: TensorBoard is not installed.
+        """
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            raise InputError(
+                "--tensorboard needs the package of that name: pip install tensorboard"
+            ) from None
+        self._writer: Any = SummaryWriter(str(folder))
+
+    def on_evaluation(self, record: Metrics, is_best: bool) -> None:
+        for name, value in asdict(record).items():
+            self._writer.add_scalar(name, value, record.step)
+        self._writer.flush()
