@@ -20,8 +20,7 @@ from typing import Any
 from myllm.errors import ConfigError, InputError
 from myllm.registry import check_choice, unknown
 
-# Kinds that have a table of classes (tokenizers, attentions, schedules, optimizers) are looked up
-# there, so that adding one touches one file.
+# Kinds with a table of classes (tokenizers, attentions, schedules, optimizers) are looked up there.
 POSITIONS = ("learned", "rotary")
 NORM_NAMES = ("layernorm", "rmsnorm")
 FEED_FORWARD_NAMES = ("gelu", "swiglu")

@@ -105,7 +105,7 @@ class TestTrain:
 
     def test_begin_with_a_run(self, novel, caplog):
         """The model is the other run's, and is not planned anew."""
-        with caplog.at_level(logging.INFO):
+        with caplog.at_level(logging.INFO, logger="myllm"):
             run = api.train("novel.txt", from_run="novel", max_steps=2, run="more", quiet=True)
         assert run.config.model.d_model == 32 and run.config.from_run == "novel"
         assert "begun with the model of novel" in caplog.text
