@@ -1,15 +1,26 @@
-# MyLLM on a CPU: docker build -t myllm . && docker run -it -v "$PWD:/work" myllm train novel.txt
+# MyLLM on a CPU. To train on a text of the present folder, with the results in that folder:
+#   docker build -t myllm .
+#   docker run --rm --user "$(id -u):$(id -g)" -v "$PWD:/work" myllm train novel.txt
 FROM python:3.12-slim
 
-# The wheels of PyTorch without CUDA: 200 MB instead of gigabytes.
-RUN pip install --no-cache-dir torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu
+ENV PYTHONUNBUFFERED=1
+WORKDIR /src
 
-COPY pyproject.toml README.md LICENSE /src/
-COPY myllm /src/myllm
-RUN pip install --no-cache-dir "/src[gguf]" && rm -r /src
+# First, and from PyTorch's own index: the build without gigabytes of CUDA packages. It stays in
+# Docker's cache as long as its version does.
+COPY requirements.txt ./
+RUN pip install --no-cache-dir --index-url https://download.pytorch.org/whl/cpu "$(grep '^torch==' requirements.txt)"
 
-RUN useradd --create-home writer
-USER writer
+COPY pyproject.toml README.md LICENSE ./
+COPY myllm ./myllm
+RUN pip install --no-cache-dir ".[gguf]"
+
+RUN useradd --uid 1000 myllm \
+    && mkdir /work \
+    && chown myllm /work
+# Libraries keep their caches here; whoever --user names can write there, too.
+ENV HOME=/tmp
+USER myllm
 WORKDIR /work
 VOLUME /work
 ENTRYPOINT ["myllm"]

@@ -1,11 +1,16 @@
-"""The wheel, alone: what an editable installation hides, such as a folder that was left out."""
+"""The package as users install it: the wheel, in an environment that does not know the checkout.
+
+An editable installation finds every file of the checkout, so it hides what a wheel lacks.
+"""
 
 from __future__ import annotations
 
 import os
+import shlex
+import shutil
 import subprocess
 import sys
-import sysconfig
+import venv
 import zipfile
 from pathlib import Path
 
@@ -13,96 +18,100 @@ import pytest
 
 import myllm
 
-ROOT = Path(__file__).resolve().parents[1]
-TINY = (
-    "--d-model 16 --n-layers 1 --n-heads 2 --context-length 16 --batch-size 2 --vocab-size 300 "
-    "--max-steps 2 --device cpu"
-).split()
 pytestmark = pytest.mark.slow
 
+ROOT = Path(__file__).resolve().parents[1]
+TINY = "--d-model 32 --n-layers 1 --n-heads 2 --context-length 16 --max-steps 2 --device cpu"
+
+
+def call(*command: str | Path, cwd: Path) -> str:
+    """What a command prints, without variables that lead to the checkout."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(
+        [str(word) for word in command],
+        cwd=cwd,
+        env={**environment, "OMP_NUM_THREADS": "1", "PYTHONUTF8": "1"},
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+        timeout=300,
+    )
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory) -> Path:
-    """The wheel of a copy of the checkout, so that no build folder is left here."""
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Built from a copy, so that no earlier build is packed and the checkout stays clean. Without
+    isolation, as that would fetch setuptools from the network."""
     place = tmp_path_factory.mktemp("wheel")
     source = place / "source"
-    listed = subprocess.run(
-        ["git", "ls-files", "-co", "--exclude-standard", "myllm", "pyproject.toml", "README.md",
-         "LICENSE"],
-        cwd=ROOT, capture_output=True, text=True, check=True,
-    ).stdout.splitlines()  # fmt: skip
-    for name in listed:
-        if (ROOT / name).is_file():
-            (source / name).parent.mkdir(parents=True, exist_ok=True)
-            (source / name).write_bytes((ROOT / name).read_bytes())
-    pip("wheel", str(source), "--no-deps", "--no-build-isolation", "-w", str(place))
-    return next(place.glob("*.whl"))
+    shutil.copytree(ROOT / "myllm", source / "myllm", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    options = "--no-deps --no-build-isolation --no-index --quiet --wheel-dir".split()
+    call(sys.executable, "-m", "pip", "wheel", source, *options, place / "dist", cwd=place)
+    (built,) = (place / "dist").iterdir()
+    return built
 
 
 @pytest.fixture(scope="module")
-def environment(wheel: Path, tmp_path_factory) -> Path:
-    """A new environment with the wheel; the packages that it needs are this environment's."""
-    folder = tmp_path_factory.mktemp("environment")
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
-    scripts = folder / ("Scripts" if os.name == "nt" else "bin")
-    pip("--python", str(scripts / "python"), "install", "--no-deps", str(wheel))
-    packages = next(folder.glob("**/site-packages"))
-    # a folder that is named in a .pth file is searched, but the .pth files in it are not read, so
-    # that the editable installation of this environment is not seen
-    own = sysconfig.get_path("purelib")
-    (packages / "of_the_tests.pth").write_text(own + "\n", encoding="utf-8")
-    return scripts
-
-
-def pip(*args: str) -> None:
-    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q", *args]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+def scripts(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the programs of a fresh environment that has only the wheel, and the other
+    packages of this one by their path: files that start an editable installation are not read
+    from there."""
+    place = tmp_path_factory.mktemp("fresh")
+    venv.create(place, symlinks=os.name != "nt")
+    (site_packages,) = (
+        [place / "Lib" / "site-packages"]
+        if os.name == "nt"
+        else place.glob("lib/python*/site-packages")
+    )
+    folder = place / ("Scripts" if os.name == "nt" else "bin")
+    pip = (sys.executable, "-m", "pip", "--python", folder / "python")
+    call(*pip, "install", "--no-deps", "--no-index", "--quiet", wheel, cwd=place)
+    others = [path for path in sys.path if path.endswith(("site-packages", "dist-packages"))]
+    (site_packages / "others.pth").write_text("\n".join(others), encoding="utf-8")
+    return folder
 
 
 @pytest.fixture
-def call(environment: Path, tmp_path: Path):
-    """Runs a program of that environment, in a folder that has a text and no checkout."""
+def place(tmp_path: Path) -> Path:
+    """A folder with a short text, away from the checkout."""
     text = "Once upon a time there was a text, and it was short.\n" * 60
-    (tmp_path / "story.txt").write_text(text, encoding="utf-8")
-    unset = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")
-    env = {name: value for name, value in os.environ.items() if name not in unset}
-
-    def run(program: str, *args: str) -> str:
-        done = subprocess.run(
-            [str(environment / program), *args], cwd=tmp_path, env=env, capture_output=True,
-            text=True, encoding="utf-8", timeout=300,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
-        return done.stdout.strip()
-
-    return run
+    (tmp_path / "novel.txt").write_text(text, encoding="utf-8")
+    return tmp_path
 
 
-def test_every_folder_is_in_the_wheel(wheel):
-    packed = set(zipfile.ZipFile(wheel).namelist())
-    sources = {p.relative_to(ROOT).as_posix() for p in (ROOT / "myllm").rglob("*.py")}
-    assert sources | {"myllm/py.typed"} <= packed
+class TestWheel:
+    def test_has_every_file_of_the_package(self, wheel: Path) -> None:
+        packed = set(zipfile.ZipFile(wheel).namelist())
+        files = {path.relative_to(ROOT).as_posix() for path in (ROOT / "myllm").rglob("*.py")}
+        assert files | {"myllm/py.typed"} <= packed
+
+    def test_has_nothing_else(self, wheel: Path) -> None:
+        folders = {name.split("/")[0] for name in zipfile.ZipFile(wheel).namelist()}
+        assert folders == {"myllm", f"myllm-{myllm.__version__}.dist-info"}
+        assert not [name for name in zipfile.ZipFile(wheel).namelist() if "__pycache__" in name]
 
 
-def test_it_is_the_wheel_that_is_imported(call, environment):
-    found = Path(call("python", "-c", "import myllm; print(myllm.__file__)"))
-    assert environment.parent in found.parents and ROOT not in found.parents
-    assert call("python", "-m", "myllm", "--version") == f"myllm {myllm.__version__}"
+class TestInstalled:
+    def test_comes_from_the_wheel(self, scripts: Path, place: Path) -> None:
+        code = "import myllm; print(myllm.__file__)"
+        found = Path(call(scripts / "python", "-c", code, cwd=place).strip())
+        assert scripts.parent.resolve() in found.resolve().parents
+        assert call(scripts / "python", "-m", "myllm", "--version", cwd=place).split() == [
+            "myllm",
+            myllm.__version__,
+        ]
 
-
-def test_train_generate_export(call, tmp_path):
-    call("myllm", "train", "story.txt", *TINY)
-    assert call("myllm", "generate", "Once", "--max-new-tokens", "4").startswith("Once")
-    for format, made in (("gguf", "story.gguf"), ("hf", "story-hf"), ("onnx", "story-onnx")):
-        assert "written" in call("myllm", "export", "--to", format, "--no-verify")
-        assert (tmp_path / made).exists()
-
-
-def test_the_api(call):
-    code = (
-        "import myllm; run = myllm.train('story.txt', quiet=True, d_model=16, n_layers=1, "
-        "n_heads=2, context_length=16, batch_size=2, vocab_size=300, max_steps=2, device='cpu'); "
-        "print(run.generate('Once', max_new_tokens=3, ignore_end=True))"
-    )
-    assert call("python", "-c", code)
+    def test_trains_generates_and_exports(self, scripts: Path, place: Path) -> None:
+        for command in (
+            f"train novel.txt {TINY}",
+            "generate Once --max-new-tokens 4 --device cpu",
+            "export novel --to gguf --out novel.gguf",
+            "export novel --to hf --out novel-hf",
+        ):
+            assert call(scripts / "myllm", *shlex.split(command), cwd=place).strip(), command
+        assert (place / "novel.gguf").stat().st_size > 0
+        assert (place / "novel-hf" / "config.json").is_file()
