@@ -19,12 +19,12 @@ from pathlib import Path
 import torch
 from comparison import report, spread
 
-from myllm.corpora import python_docs
-from myllm.dataset import TextDataset
+from myllm.data.corpora import python_docs
+from myllm.data.dataset import TextDataset
+from myllm.data.prepare import prepare
 from myllm.model import GPTModel
-from myllm.prepare import prepare
 from myllm.presets import default_config
-from myllm.run_folder import RunFolder
+from myllm.runs.folder import RunFolder
 from myllm.train import Trainer
 
 

@@ -21,9 +21,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from myllm.atomic import disk
-from myllm.checkpoint import METRICS, MODEL, OPTIMIZER
-from myllm.run_folder import RunFolder
+from myllm.runs.checkpoint import METRICS, MODEL, OPTIMIZER
+from myllm.runs.folder import RunFolder
+from myllm.system.atomic import disk
 
 TINY = (
     "--d-model 16 --n-layers 1 --n-heads 2 --context-length 16 --vocab-size 300 --batch-size 2 "

@@ -6,8 +6,8 @@ import random
 from collections.abc import Iterator
 from pathlib import Path
 
-from myllm.atomic import Damaged, check_files, foreign_files
-from myllm.checkpoint import MANIFEST
+from myllm.runs.checkpoint import MANIFEST
+from myllm.system.atomic import Damaged, check_files, foreign_files
 
 
 def damaged(folder: Path, manifest: str = MANIFEST) -> bool:

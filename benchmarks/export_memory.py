@@ -21,14 +21,14 @@ from pathlib import Path
 import torch
 from comparison import report
 
-from myllm.checkpoint import Checkpoint
 from myllm.config import RunConfig
 from myllm.model import GPTModel
 from myllm.presets import default_config
-from myllm.run_folder import RunFolder
-from myllm.state import TrainState
+from myllm.runs.checkpoint import Checkpoint
+from myllm.runs.folder import RunFolder
+from myllm.runs.weights import model_tensors
 from myllm.tokenizer import CharTokenizer
-from myllm.weights import model_tensors
+from myllm.train.state import TrainState
 
 EXPORT = """
 import sys

@@ -29,8 +29,8 @@ from damage import flips, missing_and_foreign, truncations
 from rich.console import Console
 from rich.table import Table
 
-from myllm.checkpoint import MANIFEST
-from myllm.run_folder import RunFolder
+from myllm.runs.checkpoint import MANIFEST
+from myllm.runs.folder import RunFolder
 
 EXCERPT = 20_000  # characters of the text: many short steps and saves, not a good model
 
@@ -165,7 +165,7 @@ def disk_full(options: argparse.Namespace, text: Path, folder: Path) -> list[Res
     for limit in range(0, largest + 1, max(1, largest // 60)):
 
         def limited(limit: int = limit) -> int:
-            from myllm.atomic import write_file  # noqa: F401  # imported before the limit
+            from myllm.system.atomic import write_file  # noqa: F401  # imported before the limit
 
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
             return train(["--resume", str(run), "--max-steps", "12", "--quiet"])

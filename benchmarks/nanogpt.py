@@ -56,7 +56,7 @@ def prepare(folder: Path, text: Path) -> None:
 
 @torch.no_grad()
 def _whole_validation_loss(model: Any, path: Path, block_size: int) -> float:
-    """Mean nats per token over all windows side by side, as `myllm.evaluate` does."""
+    """Mean nats per token over all windows side by side, as `myllm.train.evaluate` does."""
     ids = torch.from_numpy(np.fromfile(path, np.uint16).astype(np.int64))
     model.eval()
     nats, count = 0.0, 0

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import matplotlib
 
-from myllm.run_folder import RunFolder
+from myllm.runs.folder import RunFolder
 
 matplotlib.use("Agg")  # no window
 import matplotlib.pyplot as plt  # noqa: E402

@@ -90,12 +90,12 @@ def _in_a_child(shape: dict[str, int], options: argparse.Namespace) -> dict[str,
 def _measure(shape: dict[str, int], name: str) -> dict[str, float]:
     import torch
 
-    from myllm.benchmark import benchmark_training_step, measure_peak_flops
     from myllm.config import with_values
-    from myllm.device import choose_attention, choose_dtype, peak_memory_bytes
-    from myllm.memory import estimate_training_memory
     from myllm.model import GPTModel
     from myllm.presets import default_config
+    from myllm.system.device import choose_attention, choose_dtype, peak_memory_bytes
+    from myllm.train.benchmark import benchmark_training_step, measure_peak_flops
+    from myllm.train.memory import estimate_training_memory
 
     device = torch.device(name)
     values: dict[str, Any] = {

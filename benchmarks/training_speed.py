@@ -100,13 +100,13 @@ def _step_seconds(text: Path, recipe: Recipe, device: str) -> list[tuple[float, 
     import torch
 
     from myllm.config import DataConfig, with_values
-    from myllm.dataset import TextDataset
-    from myllm.device import choose_attention
+    from myllm.data.dataset import TextDataset
+    from myllm.data.prepare import prepare
     from myllm.model import GPTModel
-    from myllm.observer import Observer
-    from myllm.prepare import prepare
     from myllm.presets import default_config
+    from myllm.system.device import choose_attention
     from myllm.train import Trainer
+    from myllm.train.observer import Observer
 
     with tempfile.TemporaryDirectory() as folder:
         made = prepare(DataConfig((str(text),), tokenizer="char", data_dir=folder), 0)

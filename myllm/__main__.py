@@ -1,6 +1,6 @@
 """Lets `python -m myllm` do what `myllm` does."""
 
-from myllm.cli import main
+from myllm.cli.main import main
 
 if __name__ == "__main__":
     raise SystemExit(main())

@@ -16,20 +16,20 @@ from typing import IO, Any, cast
 
 from rich.console import Console
 
-from myllm import session
-from myllm.benchmark import Timing, run_benchmark
 from myllm.config import RunConfig, SamplingConfig, with_values
+from myllm.data.prepare import prepare as prepare_text
+from myllm.data.token_file import TokenFile
 from myllm.display import TrainingDisplay, plan_lines
 from myllm.errors import ConfigError, InputError
-from myllm.generate import TextGenerator
-from myllm.observer import Observer, Observers
-from myllm.prepare import prepare as prepare_text
+from myllm.generate.generator import TextGenerator
 from myllm.presets import Resolved, resolve
 from myllm.run import Run
-from myllm.run_folder import RunFolder, find_run
-from myllm.session import Request, Session
-from myllm.terminal import PatientStream
-from myllm.token_file import TokenFile
+from myllm.runs.folder import RunFolder, find_run
+from myllm.system.terminal import PatientStream
+from myllm.train import session
+from myllm.train.benchmark import Timing, run_benchmark
+from myllm.train.observer import Observer, Observers
+from myllm.train.session import Request, Session
 
 StrPath = str | Path
 
@@ -165,7 +165,7 @@ def import_model(
     >>> import_model("exported", run="imported").name
     'imported'
     """
-    from myllm.hf_import import import_huggingface
+    from myllm.formats.hf_import import import_huggingface
 
     path = Path(folder)
     if not path.is_dir():

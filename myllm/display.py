@@ -15,13 +15,13 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from myllm.metrics import Metrics
-from myllm.observer import Observer
-from myllm.terminal import printable
-from myllm.train import Trainer
+from myllm.runs.metrics import Metrics
+from myllm.system.terminal import printable
+from myllm.train.observer import Observer
+from myllm.train.trainer import Trainer
 
 if TYPE_CHECKING:
-    from myllm.token_file import TokenFile
+    from myllm.data.token_file import TokenFile
 
 
 class TrainingDisplay(Observer):

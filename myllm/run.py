@@ -9,19 +9,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from myllm.config import DataConfig, RunConfig, SamplingConfig
-from myllm.dataset import TextDataset
-from myllm.device import autocast, choose_device, choose_dtype
+from myllm.data.dataset import TextDataset
+from myllm.data.prepare import encode_file, prepare
 from myllm.errors import ConfigError
-from myllm.evaluate import Evaluation, evaluate
-from myllm.generate import TextGenerator
-from myllm.model import GPTModel
-from myllm.prepare import encode_file, prepare
+from myllm.generate.generator import TextGenerator
+from myllm.model.gpt import GPTModel
 from myllm.registry import unknown
-from myllm.run_folder import RunFolder
-from myllm.state import TrainState
-from myllm.tokenizer_base import Tokenizer
-from myllm.verify import Finding, check_run
-from myllm.weights import load_model
+from myllm.runs.folder import RunFolder
+from myllm.runs.verify import Finding, check_run
+from myllm.runs.weights import load_model
+from myllm.system.device import autocast, choose_device, choose_dtype
+from myllm.tokenizer.base import Tokenizer
+from myllm.train.evaluate import Evaluation, evaluate
+from myllm.train.state import TrainState
 
 if TYPE_CHECKING:
     from myllm.formats import ExportResult

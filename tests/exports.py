@@ -12,15 +12,15 @@ from tokenizers import Regex
 from tokenizers import Tokenizer as Engine
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from myllm.checkpoint import Checkpoint
 from myllm.config import RunConfig
-from myllm.device import host_copies
 from myllm.model import GPTModel
 from myllm.presets import default_config
-from myllm.run_folder import RunFolder
-from myllm.state import TrainState
+from myllm.runs.checkpoint import Checkpoint
+from myllm.runs.folder import RunFolder
+from myllm.runs.weights import model_tensors
+from myllm.system.device import host_copies
 from myllm.tokenizer import Tokenizer
-from myllm.weights import model_tensors
+from myllm.train.state import TrainState
 
 NASTY = [
     "你好，世界", "नमस्ते दुनिया", "👩‍👩‍👧‍👦 family 🏳️‍🌈", "e\u0301 n\u0303 Å", "a\tb\t\t c",

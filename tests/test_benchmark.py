@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from myllm.benchmark import (
+from myllm.config import TrainConfig
+from myllm.train.benchmark import (
     benchmark_forward,
     benchmark_generation,
     benchmark_training_step,
     measure_peak_flops,
     run_benchmark,
 )
-from myllm.config import TrainConfig
 
 
 class TestBenchmark:

@@ -8,12 +8,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from myllm.checkpoint import Checkpoint
 from myllm.config import RunConfig
-from myllm.device import host_copies
 from myllm.errors import CheckpointError, DiskFullError, InputError
-from myllm.run_folder import RunFolder, find_run
-from myllm.weights import load_model, model_tensors
+from myllm.runs.checkpoint import Checkpoint
+from myllm.runs.folder import RunFolder, find_run
+from myllm.runs.weights import load_model, model_tensors
+from myllm.system.device import host_copies
 
 FILES = [
     "config.toml", "manifest.json", "model.safetensors", "optimizer.safetensors", "state.json",

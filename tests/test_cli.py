@@ -12,7 +12,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -264,7 +263,7 @@ class TestHappyPaths:
     def test_second_training_reuses_the_tokens(self, place, run, monkeypatch):
         """The same text is not prepared twice."""
         monkeypatch.setattr(
-            "myllm.prepare._write_tokens", lambda *_: pytest.fail("prepared again")
+            "myllm.data.prepare._write_tokens", lambda *_: pytest.fail("prepared again")
         )
         assert run("train", "story.txt", *TINY).code == 0
 
@@ -280,7 +279,7 @@ class TestHappyPaths:
 
     def test_train_without_a_path_takes_the_manual(self, here, run, monkeypatch):
         """No path and no network: the text that ships with Python."""
-        monkeypatch.setattr("myllm.corpora._docstrings", lambda: iter([words(3000)]))
+        monkeypatch.setattr("myllm.data.corpora._docstrings", lambda: iter([words(3000)]))
         result = run("train", *TINY)
         assert result.code == 0
         assert Path("checkpoints/python-docs/config.toml").is_file()
@@ -837,7 +836,7 @@ class TestFullDisk:
             Path(path).write_bytes(b"half")
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr("myllm.checkpoint.write_tensors", half)
+        monkeypatch.setattr("myllm.runs.checkpoint.write_tensors", half)
         result = run("train", "--resume", "story", "--max-steps", "9")
         assert_refused(result, 4, "bytes", announced=len(result.lines) - 1)
         kept = {name: value for name, value in before.items() if name.startswith("step-")}
@@ -864,7 +863,7 @@ class TestFullDisk:
         def full(*args):
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr("myllm.prepare._batches", full)
+        monkeypatch.setattr("myllm.data.prepare._batches", full)
         assert_refused(run("train", "story.txt", *TINY), 4, "space")
         assert not leftovers()
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from myllm import compile
-from myllm.compile import checked_device, compiling_pays
-from myllm.dataset import Batch
-from myllm.device import choose_attention
+from myllm.data.dataset import Batch
 from myllm.errors import ConfigError
+from myllm.system.device import choose_attention
+from myllm.train import compile
+from myllm.train.compile import checked_device, compiling_pays
 
 CPU, MPS = torch.device("cpu"), torch.device("mps")
 TOKENS = torch.arange(32).view(2, 16)

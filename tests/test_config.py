@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from myllm.cli import VERBS
+from myllm.cli.main import VERBS
+from myllm.cli.parse import flags_of, parse
+from myllm.cli.train import TrainOptions
 from myllm.config import (
     DataConfig,
     GPTConfig,
@@ -22,7 +24,6 @@ from myllm.config import (
     with_values,
 )
 from myllm.errors import ConfigError, InputError
-from myllm.parse import flags_of, parse
 from myllm.presets import (
     FINE_TUNING,
     PRESETS,
@@ -32,7 +33,6 @@ from myllm.presets import (
     resolve,
     resumed_from,
 )
-from myllm.verbs_train import TrainOptions
 
 
 def resolved(*args):

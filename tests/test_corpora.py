@@ -9,8 +9,8 @@ import threading
 
 import pytest
 
-from myllm import corpora
-from myllm.corpora import Corpus, download_corpus, python_docs
+from myllm.data import corpora
+from myllm.data.corpora import Corpus, download_corpus, python_docs
 from myllm.errors import ConfigError, InputError
 
 CONTENT = bytes(range(32, 127)) * 3000  # larger than one read

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from myllm.cli import VERBS, main
+from myllm.cli.main import VERBS, main
 from myllm.config import to_toml
 from myllm.options import parse
 from myllm.presets import default_config
@@ -192,7 +192,7 @@ class TestDevelopment:
         self, folder: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         from myllm.model import ATTENTIONS, FlashAttention
-        from myllm.schedules import SCHEDULES
+        from myllm.train.schedules import SCHEDULES
 
         class Mine(CharTokenizer):
             kind = "mine"

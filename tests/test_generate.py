@@ -8,14 +8,14 @@ import sys
 import pytest
 import torch
 
-from myllm.cache import KVCache
-from myllm.chat import Chat
+from myllm.cli.writer import Chat
 from myllm.config import SamplingConfig
-from myllm.decode import decode_one_token, prefill
 from myllm.errors import ConfigError
-from myllm.generate import TextGenerator, TextWindow, window_start
+from myllm.generate.decode import decode_one_token, prefill
+from myllm.generate.generator import TextGenerator, TextWindow, window_start
+from myllm.generate.sampling import filter_probabilities, next_token
 from myllm.model import GPTModel
-from myllm.sampling import filter_probabilities, next_token
+from myllm.model.cache import KVCache
 from myllm.tokenizer import BPETokenizer
 
 TEXT = "Straße 你好 नमस्ते 👩‍👩‍👧 café naïve — the quick brown fox.\n" * 30
@@ -257,10 +257,10 @@ class TestChat:
         """Editing and history work: an edited line, then the line before by the up key."""
         import pexpect
 
-        from myllm.checkpoint import Checkpoint
         from myllm.config import RunConfig
-        from myllm.run_folder import RunFolder
-        from myllm.weights import model_tensors
+        from myllm.runs.checkpoint import Checkpoint
+        from myllm.runs.folder import RunFolder
+        from myllm.runs.weights import model_tensors
 
         config = RunConfig(model=writer.model.config)
         run = RunFolder.create(tmp_path, "run", config, writer.tokenizer)

@@ -16,11 +16,11 @@ from tokenizers import pre_tokenizers
 from myllm.cli import main
 from myllm.errors import InputError
 from myllm.formats import read_back
-from myllm.gguf_export import export_gguf
-from myllm.hf_export import export_huggingface
-from myllm.hf_import import import_huggingface
-from myllm.readers import with_llama_cpp, with_myllm
-from myllm.run_folder import RunFolder
+from myllm.formats.gguf import export_gguf
+from myllm.formats.hf_export import export_huggingface
+from myllm.formats.hf_import import import_huggingface
+from myllm.formats.readers import with_llama_cpp, with_myllm
+from myllm.runs.folder import RunFolder
 
 PAGE = Path(json.decoder.__file__).read_text(encoding="utf-8")  # a text that is at hand
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from myllm.hf_export import export_huggingface
-from myllm.run_folder import RunFolder
+from myllm.formats.hf_export import export_huggingface
+from myllm.runs.folder import RunFolder
 
 pytestmark = pytest.mark.slow
 
@@ -79,7 +79,7 @@ def test_a_run_scores_as_its_export(run, tasks, tmp_path, monkeypatch):
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
 
-    from myllm.harness import HarnessModel
+    from myllm.formats.lm_eval import HarnessModel
 
     export_huggingface(run, tmp_path / "hf")
     found = [
@@ -104,7 +104,9 @@ def test_a_run_scores_as_its_export(run, tasks, tmp_path, monkeypatch):
 
 
 def test_the_command(run, tasks):
-    command = f"-m myllm.harness run --model myllm --model_args run={run.path} --tasks choice"
+    command = (
+        f"-m myllm.formats.lm_eval run --model myllm --model_args run={run.path} --tasks choice"
+    )
     command += f" --include_path {tasks} --device cpu --batch_size 4"
     done = subprocess.run(
         [sys.executable, *command.split()], capture_output=True, text=True, encoding="utf-8"
@@ -114,7 +116,7 @@ def test_the_command(run, tasks):
 
 
 def test_no_such_run(tasks):
-    command = "-m myllm.harness run --model myllm --model_args run=nothing --tasks choice"
+    command = "-m myllm.formats.lm_eval run --model myllm --model_args run=nothing --tasks choice"
     done = subprocess.run(
         [sys.executable, *command.split(), "--include_path", str(tasks)],
         capture_output=True, text=True, encoding="utf-8",

@@ -10,9 +10,9 @@ from exports import LAYOUTS, NASTY, make_run
 from myllm.cli import main
 from myllm.errors import InputError
 from myllm.formats import read_back
-from myllm.hf_export import export_huggingface
-from myllm.hf_import import import_huggingface
-from myllm.layouts import layout_of
+from myllm.formats.hf_export import export_huggingface
+from myllm.formats.hf_import import import_huggingface
+from myllm.formats.layouts import layout_of
 from myllm.presets import default_config
 
 
@@ -55,7 +55,7 @@ class TestHuggingFace:
         assert len(modes) == 1  # whoever may read one of them may read all
 
     def test_shards(self, tmp_path, bpe, monkeypatch):
-        monkeypatch.setattr("myllm.hf_export.SHARD_BYTES", 60_000)
+        monkeypatch.setattr("myllm.formats.hf_export.SHARD_BYTES", 60_000)
         run = make_run(tmp_path, bpe)
         export_huggingface(run, tmp_path / "hf")
         assert len(list((tmp_path / "hf").glob("model-*-of-*.safetensors"))) > 2

@@ -18,13 +18,13 @@ from safetensors.torch import load_file, save_file
 from myllm.cli import main
 from myllm.config import SamplingConfig
 from myllm.errors import InputError
+from myllm.formats.gguf import export_gguf
+from myllm.formats.hf_export import export_huggingface
+from myllm.formats.hf_import import import_huggingface
 from myllm.generate import TextGenerator
-from myllm.gguf_export import export_gguf
-from myllm.hf_export import export_huggingface
-from myllm.hf_import import import_huggingface
-from myllm.imported_tokenizer import ImportedTokenizer
+from myllm.runs.weights import load_model
 from myllm.tokenizer import Tokenizer
-from myllm.weights import load_model
+from myllm.tokenizer.imported import ImportedTokenizer
 
 
 class TestImport:

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from myllm import machine
+from myllm.system import machine
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ import torch
 from myllm.cli import main
 from myllm.config import GPTConfig, TrainConfig
 from myllm.errors import OutOfMemoryError
-from myllm.memory import check_memory, estimate_training_memory
 from myllm.model import GPTModel
-from myllm.optim import build_optimizer, optimizer_tensors
+from myllm.train.memory import check_memory, estimate_training_memory
+from myllm.train.optim import build_optimizer, optimizer_tensors
 
 CPU = torch.device("cpu")
 SHAPE = GPTConfig(
@@ -67,7 +67,7 @@ class TestCheck:
     @pytest.fixture
     def free(self, monkeypatch):
         def prepare(n_bytes: int | None) -> None:
-            monkeypatch.setattr("myllm.memory.available_memory_bytes", lambda: n_bytes)
+            monkeypatch.setattr("myllm.train.memory.available_memory_bytes", lambda: n_bytes)
 
         return prepare
 

@@ -9,9 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from myllm.cache import KVCache
 from myllm.config import GPTConfig
-from myllm.dropout import Dropout
 from myllm.errors import ConfigError, InputError
 from myllm.model import (
     ATTENTIONS,
@@ -21,6 +19,8 @@ from myllm.model import (
     Role,
     parameter_roles,
 )
+from myllm.model.cache import KVCache
+from myllm.model.dropout import Dropout
 from myllm.presets import default_config
 
 VARIANTS = [

@@ -7,8 +7,8 @@ import torch
 from exports import LAYOUTS, make_run
 
 from myllm.formats import read_back
-from myllm.onnx_folder import export_onnx
-from myllm.weights import load_model
+from myllm.formats.onnx import export_onnx
+from myllm.runs.weights import load_model
 
 
 class TestONNX:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from myllm.config import TrainConfig
 from myllm.errors import ConfigError
-from myllm.optim import (
+from myllm.train.optim import (
     OPTIMIZERS,
     Role,
     build_optimizer,
@@ -19,7 +19,7 @@ from myllm.optim import (
     orthogonalize,
     parameter_groups,
 )
-from myllm.schedules import SCHEDULES, get_scheduler, learning_rate_factor
+from myllm.train.schedules import SCHEDULES, get_scheduler, learning_rate_factor
 
 
 class Rows(torch.nn.Embedding):

@@ -6,14 +6,14 @@ import itertools
 
 import pytest
 
-from myllm import planner as room
-from myllm.benchmark import Timing
 from myllm.cli import main
 from myllm.config import with_values
 from myllm.errors import ConfigError
-from myllm.planner import PLANNED, plan_run, recipe
 from myllm.presets import default_config, resolve
-from myllm.run_folder import RunFolder
+from myllm.runs.folder import RunFolder
+from myllm.train import planner as room
+from myllm.train.benchmark import Timing
+from myllm.train.planner import PLANNED, plan_run, recipe
 
 BUDGETS = [10.0**k for k in range(9, 21)]
 

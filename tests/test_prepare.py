@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from text_files import char_prepare, documents, words, write
 
-from myllm import prepare as room
 from myllm.config import DataConfig
+from myllm.data import prepare as room
+from myllm.data.prepare import prepare
 from myllm.errors import DiskFullError, InputError
-from myllm.prepare import prepare
 from myllm.tokenizer import CharTokenizer
 
 
@@ -129,7 +129,7 @@ MEMORY_PROGRAM = """
     import random, sys
     from pathlib import Path
     from myllm.config import DataConfig
-    from myllm.prepare import prepare
+    from myllm.data.prepare import prepare
     rng = random.Random(1)
     letters = "aaabcddeeeefghiiijklmnnooopqrrsssttuvwxyz"
     vocabulary = ["".join(rng.choices(letters, k=rng.randint(1, 11))) for _ in range(50_000)]

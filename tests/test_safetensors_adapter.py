@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors import SafetensorError, safe_open
 
-from myllm.safetensors_adapter import read_tensors, write_tensors
+from myllm.system.safetensors_adapter import read_tensors, write_tensors
 
 
 def test_round_trip(tmp_path):
@@ -38,7 +38,7 @@ def test_a_disk_that_is_full(tmp_path):
         import resource, sys
         from pathlib import Path
         import torch
-        from myllm.safetensors_adapter import write_tensors
+        from myllm.system.safetensors_adapter import write_tensors
         resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
         try:
             write_tensors({"a": torch.ones(100_000)}, Path(sys.argv[1]))
@@ -58,6 +58,7 @@ def test_a_file_of_another_format(tmp_path):
 
 def test_it_does_not_load_torch():
     """Preparing a text stays light, though it knows the adapter's neighbours."""
-    program = "import sys, myllm.safetensors_adapter, myllm.prepare; print('torch' in sys.modules)"
+    imports = "import sys, myllm.system.safetensors_adapter, myllm.data.prepare"
+    program = f"{imports}; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.stdout.strip() == "False", done.stderr

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from myllm.cli import main
-from myllm.prepare import prepare
-from myllm.run_folder import RunFolder
-from myllm.weights import load_model
+from myllm.data.prepare import prepare
+from myllm.runs.folder import RunFolder
+from myllm.runs.weights import load_model
 
 SAVED = Path(__file__).parent / "saved_run"
 
@@ -30,7 +30,7 @@ def run(folder) -> RunFolder:
 
 @pytest.fixture
 def no_preparing(monkeypatch):
-    monkeypatch.setattr("myllm.prepare._make", lambda *_, **__: pytest.fail("prepared again"))
+    monkeypatch.setattr("myllm.data.prepare._make", lambda *_, **__: pytest.fail("prepared again"))
 
 
 def test_it_loads(run):

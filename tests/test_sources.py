@@ -13,10 +13,10 @@ import pytest
 from text_files import char_prepare, documents, prepared_folders, words, write
 
 from myllm.config import DataConfig
+from myllm.data.prepare import encode_file, prepare
+from myllm.data.sources import READERS, find_sources, text_name
+from myllm.data.token_file import MIN_TOKENS
 from myllm.errors import ConfigError, InputError
-from myllm.prepare import encode_file, prepare
-from myllm.sources import READERS, find_sources, text_name
-from myllm.token_file import MIN_TOKENS
 from myllm.tokenizer import BPETokenizer
 
 

@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from myllm.config import TrainConfig
-from myllm.dataset import Batch
+from myllm.data.dataset import Batch
 from myllm.errors import ConfigError, InputError
-from myllm.loss import LOSSES, LossFunction, language_loss
 from myllm.model import GPTModel
-from myllm.step import StepResult, TrainStep
+from myllm.train.loss import LOSSES, LossFunction, language_loss
+from myllm.train.step import StepResult, TrainStep
 
 CPU = torch.device("cpu")
 # A rate at which a step moves weights by up to 5e-5, fifty times what is tolerated; Muon rounds
@@ -91,7 +91,7 @@ class TestLanguageLoss:
         expected.backward()
         wanted = [p.grad.clone() for p in small_model.parameters()]
         small_model.zero_grad()
-        monkeypatch.setattr("myllm.loss.LOGITS_AT_ONCE", at_once)
+        monkeypatch.setattr("myllm.train.loss.LOGITS_AT_ONCE", at_once)
         nats, n_targets = language_loss(small_model, batch)
         nats.backward()
         assert n_targets == sum(UNEQUAL)
@@ -111,7 +111,7 @@ class TestAccumulation:
     @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
     @pytest.mark.parametrize("counts", [None, UNEQUAL], ids=["unmasked", "masked"])
     def test_is_invisible(self, learn, monkeypatch, optimizer, counts, at_once):
-        monkeypatch.setattr("myllm.loss.LOGITS_AT_ONCE", at_once)
+        monkeypatch.setattr("myllm.train.loss.LOGITS_AT_ONCE", at_once)
         batch = make_batch(counts)
         whole, gradients, weights = learn(batch, 1, optimizer)
         assert max(g.abs().max().item() for g in gradients.values()) > 1e-2

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from text_files import char_prepare, words, write
 
 from myllm.config import VAL_SPLITS, DataConfig
+from myllm.data.prepare import prepare
+from myllm.data.token_file import MIN_TOKENS, fitting_context, open_token_file, split_ranges
 from myllm.errors import InputError
-from myllm.prepare import prepare
-from myllm.token_file import MIN_TOKENS, fitting_context, open_token_file, split_ranges
 from myllm.tokenizer import CharTokenizer
 
 

@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from myllm import torch_adapter as adapter
+from myllm.system import torch_adapter as adapter
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ class TestCompiler:
 
     def test_loaded_only_when_something_is_compiled(self):
         code = (
-            "import torch; from myllm.torch_adapter import compiler_is_loaded as loaded; "
+            "import torch; from myllm.system.torch_adapter import compiler_is_loaded as loaded; "
             "a = loaded(); torch.nn.Linear(2, 2).compile(); print(a, loaded())"
         )
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
@@ -69,7 +69,7 @@ class TestWithoutContent:
             assert (torch.zeros(2, 2) @ torch.zeros(2, 2)).dtype == torch.bfloat16
 
     def test_views_share_one_storage_object(self):
-        """`myllm.memory` counts storages as Python objects, each once."""
+        """`myllm.train.memory` counts storages as Python objects, each once."""
         with adapter.tensors_without_content():
             x = torch.zeros(4, 4)
             storages = {x.untyped_storage(), x[1:].untyped_storage(), x.mT.untyped_storage()}

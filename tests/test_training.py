@@ -15,16 +15,16 @@ import torch
 import torch.nn.functional as F
 
 from myllm.config import DataConfig, RunConfig, TrainConfig
-from myllm.dataset import TextDataset
+from myllm.data.dataset import TextDataset
 from myllm.errors import InputError, Interrupted, NonFiniteError, OutOfMemoryError
-from myllm.evaluate import evaluate
-from myllm.loss import language_loss
 from myllm.model import GPTModel
-from myllm.observer import Observer
-from myllm.run_folder import RunFolder
-from myllm.state import TrainState
-from myllm.torch_adapter import is_compiled
+from myllm.runs.folder import RunFolder
+from myllm.system.torch_adapter import is_compiled
 from myllm.train import Trainer
+from myllm.train.evaluate import evaluate
+from myllm.train.loss import language_loss
+from myllm.train.observer import Observer
+from myllm.train.state import TrainState
 
 CONFIG = TrainConfig(
     batch_size=4, max_steps=12, eval_interval=4, warmup_steps=2, device="cpu", dtype="float32"

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from myllm.config import DataConfig
-from myllm.prepare import prepare
+from myllm.data.prepare import prepare
 
 WORDS = "river stone lamp door cloud seven green walks sings über naïve 河 the a of and".split()
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from myllm.cli.parse import given
+from myllm.cli.verb import Verb
 from myllm.config import GPTConfig
-from myllm.parse import given
-from myllm.verb import Verb
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from myllm.cli.parse import Common
+from myllm.cli.verb import Verb
 from myllm.config import positional
-from myllm.parse import Common
-from myllm.verb import Verb
 
 
 @dataclass(frozen=True)

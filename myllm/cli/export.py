@@ -6,12 +6,12 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from myllm.cli.parse import Common
+from myllm.cli.verb import Verb, run_flags, runs_dir_flag
 from myllm.config import positional
-from myllm.parse import Common
-from myllm.verb import Verb, run_flags, runs_dir_flag
 
 if TYPE_CHECKING:
-    from myllm.compare import Comparison
+    from myllm.formats.compare import Comparison
     from myllm.run import Run
 
 
@@ -41,7 +41,7 @@ def export(options: ExportOptions) -> None:
 
 
 def _print_comparison(run: Run, found: Comparison) -> None:
-    from myllm.terminal import printable
+    from myllm.system.terminal import printable
 
     print(
         f"read back with {found.reader}: normalised logits differ by {found.difference:.1e} at "

@@ -6,9 +6,9 @@ import sys
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from myllm.cli.parse import Common, given
+from myllm.cli.verb import Verb
 from myllm.config import SamplingConfig, positional
-from myllm.parse import Common, given
-from myllm.verb import Verb
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ def generate(options: GenerateOptions) -> None:
     """Streams the text to standard output."""
     SamplingConfig(**options.sampling).validate()  # before the model is loaded
     from myllm import api
-    from myllm.terminal import printable
+    from myllm.system.terminal import printable
 
     run = api.load(options.run, options.runs_dir, options.device)
     pieces = run.stream(options.prompt, **options.sampling)

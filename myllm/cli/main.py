@@ -15,38 +15,29 @@ import traceback
 from collections.abc import Sequence
 from typing import Any
 
-from myllm import (
-    __version__,
-    signals,
-    verbs_benchmark,
-    verbs_evaluate,
-    verbs_export,
-    verbs_generate,
-    verbs_prepare,
-    verbs_train,
-    verbs_verify,
-    verbs_write,
-)
+from myllm import __version__
+from myllm.cli import benchmark, evaluate, export, generate, prepare, train, verify, write
+from myllm.cli.parse import parse
+from myllm.cli.verb import Verb, begin
 from myllm.errors import Interrupted, MyLLMError
-from myllm.machine import use_available_cores
-from myllm.parse import parse
 from myllm.registry import Registry
-from myllm.verb import Verb, begin
+from myllm.system import signals
+from myllm.system.machine import use_available_cores
 
 log = logging.getLogger("myllm")
 
 VERBS: Registry[Verb] = Registry("verb", {
-    "train": verbs_train.VERB,
-    "generate": verbs_generate.VERB,
-    "write": verbs_write.VERB,
-    "chat": verbs_write.CHAT,
-    "evaluate": verbs_evaluate.VERB,
-    "prepare": verbs_prepare.VERB,
-    "export": verbs_export.VERB,
-    "import": verbs_export.IMPORT,
-    "verify": verbs_verify.VERB,
-    "inspect-batch": verbs_verify.INSPECT_BATCH,
-    "benchmark": verbs_benchmark.VERB,
+    "train": train.VERB,
+    "generate": generate.VERB,
+    "write": write.VERB,
+    "chat": write.CHAT,
+    "evaluate": evaluate.VERB,
+    "prepare": prepare.VERB,
+    "export": export.VERB,
+    "import": export.IMPORT,
+    "verify": verify.VERB,
+    "inspect-batch": verify.INSPECT_BATCH,
+    "benchmark": benchmark.VERB,
 })  # fmt: skip
 
 
@@ -98,7 +89,7 @@ def _exit_code(error: BaseException, debug: bool) -> int:
         _tell("interrupted; what was saved before is intact")
         return Interrupted("", getattr(error, "number", signal.SIGINT)).exit_code
     if isinstance(error, OSError) and error.errno in (errno.EPIPE, errno.EIO):
-        from myllm.terminal import silence
+        from myllm.system.terminal import silence
 
         silence(sys.stdout)  # its reader has left, as `head` does, or the terminal is closed
         return 0
@@ -121,7 +112,7 @@ def _tell(message: str) -> None:
 
 def _out_of_memory(error: RuntimeError) -> int:
     """Tells of a model that does not fit; any other `RuntimeError` is raised again."""
-    from myllm.device import out_of_memory
+    from myllm.system.device import out_of_memory
 
     remedy = "take a smaller --d-model, --n-layers, --vocab-size or --batch-size"
     known = out_of_memory(error, remedy)

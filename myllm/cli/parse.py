@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import difflib
-import functools
 import inspect
 import logging
 import re
@@ -292,7 +291,7 @@ def _help(options: type[Any], verb: str, values: Mapping[str, Any]) -> str:
 def _choices() -> dict[str, Iterable[str]]:
     """What help lists, of what can be had without torch. An unknown name is refused where it is
     looked up."""
-    from myllm.corpora import CORPORA
+    from myllm.data.corpora import CORPORA
     from myllm.tokenizer import TOKENIZERS
 
     return {
@@ -348,10 +347,10 @@ def _add_help(group: Any, flag: Flag, default: Any, choices: Iterable[str]) -> N
 
 def comment_of(owner: type[Any], name: str) -> str:
     """The comment on the line of a field, which is its help."""
-    found = re.search(rf"^    {name}: .*?  # (.*)$", _source_of(owner), re.MULTILINE)
+    if owner not in _sources:
+        _sources[owner] = inspect.getsource(owner)  # parses the whole file each time: 10 ms
+    found = re.search(rf"^    {name}: .*?  # (.*)$", _sources[owner], re.MULTILINE)
     return found[1] if found else ""
 
 
-@functools.cache
-def _source_of(owner: type[Any]) -> str:
-    return inspect.getsource(owner)  # parses the whole file each time: 10 ms
+_sources: dict[type[Any], str] = {}

@@ -6,9 +6,9 @@ import shlex
 from dataclasses import dataclass
 from typing import Any
 
+from myllm.cli.parse import given
+from myllm.cli.verb import Verb
 from myllm.config import DataConfig
-from myllm.parse import given
-from myllm.verb import Verb
 
 
 @dataclass(frozen=True)

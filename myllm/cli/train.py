@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from myllm.cli.parse import given
+from myllm.cli.verb import Verb, began, run_flags
 from myllm.config import RunConfig, flat_values
-from myllm.parse import given
-from myllm.verb import Verb, began, run_flags
 
 if TYPE_CHECKING:
     from myllm.presets import Resolved

@@ -5,10 +5,10 @@ from __future__ import annotations
 import shlex
 from dataclasses import dataclass
 
+from myllm.cli.parse import Common
+from myllm.cli.verb import Verb
 from myllm.config import positional
 from myllm.errors import CheckpointError
-from myllm.parse import Common
-from myllm.verb import Verb
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class InspectBatchOptions(Common):
 def inspect_batch(options: InspectBatchOptions) -> None:
     """Prints the sequences of a batch."""
     from myllm import api
-    from myllm.terminal import printable
+    from myllm.system.terminal import printable
 
     run = api.load(options.run, options.runs_dir)
     T = run.config.model.context_length

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from myllm.cli.parse import Common, given
+from myllm.cli.verb import Verb
 from myllm.config import SamplingConfig
-from myllm.parse import Common, given
-from myllm.verb import Verb
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ def write(options: WriteOptions) -> None:
     """The interactive mode."""
     sampling = SamplingConfig(**options.sampling).validate()
     from myllm import api
-    from myllm.chat import Chat as Writer
+    from myllm.cli.writer import Chat as Writer
 
     run = api.load(options.run, options.runs_dir, options.device)
     if isinstance(options, ChatOptions):

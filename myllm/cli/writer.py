@@ -11,7 +11,7 @@ from typing import Any
 
 from myllm.config import SamplingConfig
 from myllm.errors import InputError
-from myllm.generate import TextGenerator
+from myllm.generate.generator import TextGenerator
 from myllm.registry import nearest
 
 HELP = """\

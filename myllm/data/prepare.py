@@ -20,18 +20,9 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from myllm.atomic import (
-    discard,
-    disk,
-    made_by_one_process,
-    require_room,
-    sealed_folder,
-    write_errors,
-)
 from myllm.config import DataConfig
-from myllm.errors import InputError
-from myllm.sources import PIECE_BYTES, Source, find_sources, read_pieces, text_hash, text_name
-from myllm.token_file import (
+from myllm.data.sources import PIECE_BYTES, Source, find_sources, read_pieces, text_hash, text_name
+from myllm.data.token_file import (
     SIDECAR,
     TOKENIZER,
     TOKENS,
@@ -41,6 +32,15 @@ from myllm.token_file import (
     open_token_file,
     read_sidecar,
     split_ranges,
+)
+from myllm.errors import InputError
+from myllm.system.atomic import (
+    discard,
+    disk,
+    made_by_one_process,
+    require_room,
+    sealed_folder,
+    write_errors,
 )
 from myllm.tokenizer import Tokenizer, build_tokenizer
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from myllm.atomic import Damaged, check_files, read_manifest
 from myllm.errors import InputError
+from myllm.system.atomic import Damaged, check_files, read_manifest
 from myllm.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)

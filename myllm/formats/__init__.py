@@ -10,12 +10,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from myllm.compare import Comparison, compare
 from myllm.errors import ConfigError, InputError
-from myllm.gguf_export import QUANTIZATIONS, export_gguf
-from myllm.hf_export import export_huggingface
-from myllm.onnx_folder import export_onnx
-from myllm.readers import (
+from myllm.formats.compare import Comparison, compare
+from myllm.formats.gguf import QUANTIZATIONS, export_gguf
+from myllm.formats.hf_export import export_huggingface
+from myllm.formats.onnx import export_onnx
+from myllm.formats.readers import (
     ExportError,
     Opener,
     with_llama_cpp,
@@ -23,7 +23,7 @@ from myllm.readers import (
     with_transformers,
 )
 from myllm.registry import Registry, check_choice
-from myllm.run_folder import RunFolder
+from myllm.runs.folder import RunFolder
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from myllm.machine import return_freed_memory
-from myllm.readers import MAX_READ_TOKENS, ExportError, Opener, Reader, with_myllm
-from myllm.run_folder import RunFolder
+from myllm.formats.readers import MAX_READ_TOKENS, ExportError, Opener, Reader, with_myllm
+from myllm.runs.folder import RunFolder
+from myllm.system.machine import return_freed_memory
 
 N_TOKENS = MAX_READ_TOKENS // 2  # compared, and as many are written
 TEXT = " Once upon a time there was the 1st day; naïve 你好.\n"

@@ -17,14 +17,14 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from myllm.atomic import TEMPORARY, discard, disk, write_errors
 from myllm.config import GPTConfig, SamplingConfig
 from myllm.errors import InputError
-from myllm.gguf_tokenizer import add_tokenizer
-from myllm.layouts import Entry, layout_of
-from myllm.model import RotaryPosition
+from myllm.formats.gguf_tokenizer import add_tokenizer
+from myllm.formats.layouts import Entry, layout_of
+from myllm.model.gpt import RotaryPosition
 from myllm.registry import check_choice
-from myllm.run_folder import RunFolder
+from myllm.runs.folder import RunFolder
+from myllm.system.atomic import TEMPORARY, discard, disk, write_errors
 from myllm.tokenizer import Tokenizer
 
 QUANTIZATIONS = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0")

@@ -11,9 +11,9 @@ import re
 from typing import Any
 
 from myllm.errors import InputError
-from myllm.imported_tokenizer import SPACE, ImportedTokenizer
 from myllm.tokenizer import BPETokenizer, CharTokenizer
-from myllm.tokenizer_base import Tokenizer
+from myllm.tokenizer.base import Tokenizer
+from myllm.tokenizer.imported import SPACE, ImportedTokenizer
 
 log = logging.getLogger(__name__)
 

@@ -14,12 +14,12 @@ from typing import Any
 
 from torch import Tensor
 
-from myllm.atomic import finished_folder, write_errors
 from myllm.config import GPTConfig, SamplingConfig
-from myllm.layouts import Layout, layout_of, to_foreign
-from myllm.model_card import model_card
-from myllm.run_folder import RunFolder
-from myllm.safetensors_adapter import write_tensors
+from myllm.formats.layouts import Layout, layout_of, to_foreign
+from myllm.formats.model_card import model_card
+from myllm.runs.folder import RunFolder
+from myllm.system.atomic import finished_folder, write_errors
+from myllm.system.safetensors_adapter import write_tensors
 from myllm.tokenizer import Tokenizer
 
 SHARD_BYTES = 5 * 10**9  # what the Hub asks for

@@ -14,17 +14,17 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from myllm.atomic import Damaged, read_file
-from myllm.checkpoint import Checkpoint
 from myllm.config import GPTConfig, RunConfig, with_values
 from myllm.errors import InputError
-from myllm.hf_export import INDEX, WEIGHTS
-from myllm.imported_tokenizer import ImportedTokenizer
-from myllm.layouts import LAYOUTS, Entry, Layout
-from myllm.model import GPTModel
-from myllm.run_folder import RunFolder
-from myllm.safetensors_adapter import read_tensors
-from myllm.state import TrainState
+from myllm.formats.hf_export import INDEX, WEIGHTS
+from myllm.formats.layouts import LAYOUTS, Entry, Layout
+from myllm.model.gpt import GPTModel
+from myllm.runs.checkpoint import Checkpoint
+from myllm.runs.folder import RunFolder
+from myllm.system.atomic import Damaged, read_file
+from myllm.system.safetensors_adapter import read_tensors
+from myllm.tokenizer.imported import ImportedTokenizer
+from myllm.train.state import TrainState
 
 MAX_HEADER_BYTES = 1 << 24  # of a safetensors file: a hundred thousand tensors have less
 DTYPES = ("F32", "BF16", "F16")  # of imported weights

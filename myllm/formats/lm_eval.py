@@ -1,6 +1,7 @@
 """Room: a run ↔ EleutherAI's evaluation harness (`pip install lm-eval`).
 
-    python -m myllm.harness run --model myllm --model_args run=my-run --tasks lambada_openai
+    python -m myllm.formats.lm_eval run --model myllm --model_args run=my-run \\
+        --tasks lambada_openai
 
 takes all that the harness's own command takes. In Python: `lm_eval.simple_evaluate(HarnessModel(
 "my-run"), tasks=[…])`. Scores are those of the exported folder.
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from myllm.config import SamplingConfig
 from myllm.errors import MyLLMError
-from myllm.generate import TextGenerator
+from myllm.generate.generator import TextGenerator
 
 try:
     from lm_eval.api.model import TemplateLM
@@ -36,7 +37,7 @@ Pair = tuple[Any, list[int], list[int]]  # the request, ids of its context, of i
 
 
 @register_model("myllm")
-class HarnessModel(TemplateLM):
+class HarnessModel(TemplateLM):  # type: ignore[misc, unused-ignore]
     """The best model of a run, as the harness asks models."""
 
     def __init__(

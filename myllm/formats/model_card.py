@@ -8,8 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from myllm import __version__
-from myllm.checkpoint import Checkpoint
 from myllm.config import RunConfig
+from myllm.runs.checkpoint import Checkpoint
 
 
 def model_card(name: str, config: RunConfig, checkpoint: Checkpoint, architecture: str) -> str:

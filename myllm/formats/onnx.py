@@ -14,12 +14,12 @@ from types import MappingProxyType
 import torch
 from torch import Tensor, nn
 
-from myllm.atomic import finished_folder, write_errors
 from myllm.errors import InputError
-from myllm.hf_export import write_tokenizer
-from myllm.model import GPTModel
-from myllm.run_folder import RunFolder
-from myllm.weights import load_model
+from myllm.formats.hf_export import write_tokenizer
+from myllm.model.gpt import GPTModel
+from myllm.runs.folder import RunFolder
+from myllm.runs.weights import load_model
+from myllm.system.atomic import finished_folder, write_errors
 
 GRAPH = "model.onnx"
 

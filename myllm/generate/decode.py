@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from myllm.cache import Cache
-from myllm.model import GPTModel
+from myllm.model.cache import Cache
+from myllm.model.gpt import GPTModel
 
 
 def prefill(

@@ -16,15 +16,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from myllm.cache import KVCache
 from myllm.config import SamplingConfig
-from myllm.decode import prefill
-from myllm.device import choose_device
-from myllm.model import GPTModel
-from myllm.run_folder import find_run
-from myllm.sampling import next_token
+from myllm.generate.decode import prefill
+from myllm.generate.sampling import next_token
+from myllm.model.cache import KVCache
+from myllm.model.gpt import GPTModel
+from myllm.runs.folder import find_run
+from myllm.runs.weights import load_model
+from myllm.system.device import choose_device
 from myllm.tokenizer import Tokenizer
-from myllm.weights import load_model
 
 log = logging.getLogger(__name__)
 

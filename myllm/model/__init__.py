@@ -1,0 +1,29 @@
+"""Room: the model wing: tokens → logits. Knows nothing of text, files or optimizers."""
+
+from myllm.model.cache import KVCache
+from myllm.model.gpt import (
+    ATTENTIONS,
+    FEED_FORWARDS,
+    FeedForward,
+    FlashAttention,
+    GPTModel,
+    MultiHeadAttention,
+    Role,
+    SwiGLU,
+    TransformerBlock,
+    parameter_roles,
+)
+
+__all__ = [
+    "ATTENTIONS",
+    "FEED_FORWARDS",
+    "FeedForward",
+    "FlashAttention",
+    "GPTModel",
+    "KVCache",
+    "MultiHeadAttention",
+    "Role",
+    "SwiGLU",
+    "TransformerBlock",
+    "parameter_roles",
+]

@@ -15,10 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from myllm.cache import Cache, Positions, check_context
 from myllm.config import GPTConfig
-from myllm.dropout import Dropout
 from myllm.errors import ConfigError
+from myllm.model.cache import Cache, Positions, check_context
+from myllm.model.dropout import Dropout
 from myllm.registry import Registry
 
 INIT_STD = 0.02  # GPT-2's; of embeddings and of linear layers that do not end a residual branch

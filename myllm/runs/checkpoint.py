@@ -27,7 +27,8 @@ from typing import Any
 from safetensors import SafetensorError
 from torch import Tensor
 
-from myllm.atomic import (
+from myllm.errors import CheckpointError, InputError
+from myllm.system.atomic import (
     TEMPORARY,
     Damaged,
     check_files,
@@ -39,8 +40,7 @@ from myllm.atomic import (
     write_errors,
     write_file,
 )
-from myllm.errors import CheckpointError, InputError
-from myllm.safetensors_adapter import read_tensors, write_tensors
+from myllm.system.safetensors_adapter import read_tensors, write_tensors
 
 log = logging.getLogger(__name__)
 

@@ -17,16 +17,9 @@ from typing import Any
 
 from filelock import FileLock
 
-from myllm.atomic import (
-    discard_unfinished,
-    disk,
-    finished_folder,
-    lock,
-    made_by_one_process,
-    write_errors,
-    write_file,
-)
-from myllm.checkpoint import (
+from myllm.config import RunConfig, from_toml, to_toml
+from myllm.errors import InputError
+from myllm.runs.checkpoint import (
     CONFIG,
     MANIFEST,
     METRICS,
@@ -37,9 +30,16 @@ from myllm.checkpoint import (
     resume_name,
     run_write_errors,
 )
-from myllm.config import RunConfig, from_toml, to_toml
-from myllm.errors import InputError
-from myllm.metrics import read_records
+from myllm.runs.metrics import read_records
+from myllm.system.atomic import (
+    discard_unfinished,
+    disk,
+    finished_folder,
+    lock,
+    made_by_one_process,
+    write_errors,
+    write_file,
+)
 from myllm.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from myllm.atomic import Damaged, check_files, foreign_files, read_file
-from myllm.checkpoint import CONFIG, MANIFEST, METRICS, TOKENIZER
 from myllm.config import from_toml
 from myllm.errors import InputError
-from myllm.metrics import read_records
-from myllm.run_folder import RunFolder
+from myllm.runs.checkpoint import CONFIG, MANIFEST, METRICS, TOKENIZER
+from myllm.runs.folder import RunFolder
+from myllm.runs.metrics import read_records
+from myllm.system.atomic import Damaged, check_files, foreign_files, read_file
 from myllm.tokenizer import Tokenizer
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from myllm.checkpoint import CONFIG, TOKENIZER, Checkpoint
 from myllm.config import from_toml
 from myllm.errors import CheckpointError, InputError
-from myllm.model import GPTModel, RotaryPosition
-from myllm.run_folder import RunFolder
+from myllm.model.gpt import GPTModel, RotaryPosition
+from myllm.runs.checkpoint import CONFIG, TOKENIZER, Checkpoint
+from myllm.runs.folder import RunFolder
 from myllm.tokenizer import Tokenizer
 
 

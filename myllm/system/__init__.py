@@ -1,0 +1,1 @@
+"""Room: the computer: device, memory, disk, signals, terminal. Knows nothing of models."""

@@ -11,7 +11,7 @@ import torch
 from myllm.config import DTYPE_NAMES
 from myllm.errors import ConfigError, OutOfMemoryError
 from myllm.registry import check_choice
-from myllm.torch_adapter import memory_ran_out
+from myllm.system.torch_adapter import memory_ran_out
 
 
 def choose_device(name: str | None = None) -> torch.device:

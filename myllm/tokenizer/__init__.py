@@ -5,10 +5,7 @@ To add a tokenizer: a subclass of `Tokenizer` in a file of its own, one entry in
 
 from __future__ import annotations
 
-from myllm.bpe_tokenizer import BPETokenizer
-from myllm.char_tokenizer import CharTokenizer
-from myllm.imported_tokenizer import ImportedTokenizer
-from myllm.tokenizer_base import (
+from myllm.tokenizer.base import (
     BYTE_NAMES,
     END_OF_TEXT,
     NAME_TO_BYTE,
@@ -20,6 +17,9 @@ from myllm.tokenizer_base import (
     Tokenizer,
     iterate_texts,
 )
+from myllm.tokenizer.bpe import BPETokenizer
+from myllm.tokenizer.char import CharTokenizer
+from myllm.tokenizer.imported import ImportedTokenizer
 
 __all__ = [
     "BPETokenizer",

@@ -190,7 +190,8 @@ class EngineTokenizer(Tokenizer):
     _bytes: list[bytes]
 
     def encode(self, text: str) -> list[int]:
-        return self.encode_batch([text])[0].tolist()
+        ids: list[int] = self.encode_batch([text])[0].tolist()
+        return ids
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         clean = [without_surrogates(text) for text in texts]

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from myllm.errors import InputError
-from myllm.tokenizer_base import (
+from myllm.tokenizer.base import (
     BYTE_NAMES,
     END_OF_TEXT,
     NAME_TO_BYTE,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from myllm.errors import InputError
-from myllm.tokenizer_base import (
+from myllm.tokenizer.base import (
     END_OF_TEXT,
     REPLACEMENT,
     TextSource,

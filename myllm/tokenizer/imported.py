@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from myllm.errors import InputError
-from myllm.tokenizer_base import (
+from myllm.tokenizer.base import (
     END_OF_TEXT,
     NAME_TO_BYTE,
     EngineTokenizer,

@@ -9,10 +9,11 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from myllm.cache import KVCache
 from myllm.config import GPTConfig, TrainConfig
-from myllm.dataset import Batch
-from myllm.device import (
+from myllm.data.dataset import Batch
+from myllm.model.cache import KVCache
+from myllm.model.gpt import GPTModel
+from myllm.system.device import (
     autocast,
     choose_attention,
     choose_device,
@@ -20,9 +21,8 @@ from myllm.device import (
     peak_memory_bytes,
     synchronize,
 )
-from myllm.loss import mean_loss
-from myllm.model import GPTModel
-from myllm.optim import build_optimizer
+from myllm.train.loss import mean_loss
+from myllm.train.optim import build_optimizer
 
 
 @dataclass(frozen=True)

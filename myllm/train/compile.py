@@ -16,11 +16,11 @@ from pathlib import Path
 
 import torch
 
-from myllm.dataset import Batch
+from myllm.data.dataset import Batch
 from myllm.errors import ConfigError
-from myllm.loss import mean_loss
-from myllm.model import GPTModel
-from myllm.torch_adapter import compiler_is_loaded, undo_compile
+from myllm.model.gpt import GPTModel
+from myllm.system.torch_adapter import compiler_is_loaded, undo_compile
+from myllm.train.loss import mean_loss
 
 log = logging.getLogger(__name__)
 

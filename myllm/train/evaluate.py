@@ -10,11 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from myllm.dataset import Batch
-from myllm.device import out_of_memory
+from myllm.data.dataset import Batch
 from myllm.errors import InputError
-from myllm.loss import language_loss
-from myllm.model import GPTModel
+from myllm.model.gpt import GPTModel
+from myllm.system.device import out_of_memory
+from myllm.train.loss import language_loss
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from myllm.dataset import Batch
-from myllm.model import GPTModel
+from myllm.data.dataset import Batch
+from myllm.model.gpt import GPTModel
 from myllm.registry import Registry
 
 # The sum of nats over the targets that count (a float32 scalar), and the number of those targets:

@@ -6,14 +6,14 @@ import torch
 from torch import Tensor
 
 from myllm.config import GPTConfig, TrainConfig
-from myllm.dataset import Batch
-from myllm.device import autocast, choose_dtype
+from myllm.data.dataset import Batch
 from myllm.errors import OutOfMemoryError
-from myllm.loss import language_loss
-from myllm.machine import available_memory_bytes
-from myllm.model import GPTModel
-from myllm.optim import parameter_groups
-from myllm.torch_adapter import tensors_without_content
+from myllm.model.gpt import GPTModel
+from myllm.system.device import autocast, choose_dtype
+from myllm.system.machine import available_memory_bytes
+from myllm.system.torch_adapter import tensors_without_content
+from myllm.train.loss import language_loss
+from myllm.train.optim import parameter_groups
 
 FLOAT_BYTES = 4
 CPU_SLACK, CPU_LIBRARIES = 1.32, 40 << 20  # fitted: gaps between blocks, what the kernels keep

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from myllm.errors import InputError
-from myllm.metrics import Metrics
+from myllm.runs.metrics import Metrics
 
 
 class Observer:

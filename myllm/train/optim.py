@@ -12,9 +12,9 @@ from torch.optim import Optimizer
 from torch.optim.adamw import adamw
 
 from myllm.config import TrainConfig
-from myllm.model import Role, parameter_roles
+from myllm.model.gpt import Role, parameter_roles
 from myllm.registry import Registry
-from myllm.torch_adapter import add_each_, lerp_each, lerp_each_, scale_each_
+from myllm.system.torch_adapter import add_each_, lerp_each, lerp_each_, scale_each_
 
 BETAS = (0.9, 0.95)  # AdamW's, as usual for language models
 MOMENTUM = 0.95  # Muon's

@@ -24,13 +24,13 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from myllm.benchmark import benchmark_training_step, measure_peak_flops
-from myllm.compile import compiling_pays
 from myllm.config import TrainConfig, with_values
-from myllm.device import choose_device, choose_dtype
 from myllm.errors import ConfigError
-from myllm.model import GPTModel
+from myllm.model.gpt import GPTModel
 from myllm.presets import GIVEN, Resolved
+from myllm.system.device import choose_device, choose_dtype
+from myllm.train.benchmark import benchmark_training_step, measure_peak_flops
+from myllm.train.compile import compiling_pays
 
 log = logging.getLogger(__name__)
 

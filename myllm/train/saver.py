@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import threading
 
-from myllm.checkpoint import Checkpoint
 from myllm.errors import DiskFullError
-from myllm.run_folder import RunFolder
+from myllm.runs.checkpoint import Checkpoint
+from myllm.runs.folder import RunFolder
 
 log = logging.getLogger(__name__)
 

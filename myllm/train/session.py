@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 
-from myllm.checkpoint import CONFIG
 from myllm.config import (
     DataConfig,
     GPTConfig,
@@ -27,23 +26,24 @@ from myllm.config import (
     from_toml,
     read_toml,
 )
-from myllm.corpora import download_corpus, python_docs
-from myllm.dataset import TextDataset
-from myllm.device import choose_attention, choose_device
+from myllm.data.corpora import download_corpus, python_docs
+from myllm.data.dataset import TextDataset
+from myllm.data.prepare import prepare
+from myllm.data.sources import text_name
+from myllm.data.token_file import TokenFile, fitting_context
 from myllm.errors import ConfigError, InputError
-from myllm.memory import check_memory
-from myllm.model import ATTENTIONS, GPTModel
-from myllm.optim import OPTIMIZERS
-from myllm.planner import PLANNED, plan_run
-from myllm.prepare import prepare
+from myllm.model.gpt import ATTENTIONS, GPTModel
 from myllm.presets import GIVEN, Resolved, begun_from, resolve, resumed_from
-from myllm.run_folder import RunFolder, find_run
-from myllm.schedules import SCHEDULES, learning_rate_factor
-from myllm.sources import text_name
-from myllm.token_file import TokenFile, fitting_context
+from myllm.runs.checkpoint import CONFIG
+from myllm.runs.folder import RunFolder, find_run
+from myllm.runs.weights import load_weights
+from myllm.system.device import choose_attention, choose_device
 from myllm.tokenizer import TOKENIZERS
-from myllm.train import Trainer
-from myllm.weights import load_weights
+from myllm.train.memory import check_memory
+from myllm.train.optim import OPTIMIZERS
+from myllm.train.planner import PLANNED, plan_run
+from myllm.train.schedules import SCHEDULES, learning_rate_factor
+from myllm.train.trainer import Trainer
 
 log = logging.getLogger(__name__)
 

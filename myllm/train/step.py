@@ -16,14 +16,14 @@ import torch
 from torch import nn
 
 from myllm.config import TrainConfig
-from myllm.dataset import Batch
-from myllm.device import autocast, out_of_memory
+from myllm.data.dataset import Batch
 from myllm.errors import InputError, NonFiniteError, OutOfMemoryError
-from myllm.loss import LossFunction, language_loss
-from myllm.model import GPTModel
-from myllm.optim import build_optimizer
-from myllm.schedules import get_scheduler
-from myllm.torch_adapter import operation_with_nan
+from myllm.model.gpt import GPTModel
+from myllm.system.device import autocast, out_of_memory
+from myllm.system.torch_adapter import operation_with_nan
+from myllm.train.loss import LossFunction, language_loss
+from myllm.train.optim import build_optimizer
+from myllm.train.schedules import get_scheduler
 
 log = logging.getLogger(__name__)
 

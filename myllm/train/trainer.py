@@ -13,31 +13,31 @@ from dataclasses import asdict, replace
 import numpy as np
 import torch
 
-from myllm.checkpoint import Checkpoint
-from myllm.compile import checked_device, compile_blocks, compiling_pays, uncompiled
 from myllm.config import TrainConfig
-from myllm.dataset import TextDataset, batch_number
-from myllm.device import (
+from myllm.data.dataset import TextDataset, batch_number
+from myllm.errors import CheckpointError, InputError, Interrupted, NonFiniteError
+from myllm.model.gpt import GPTModel
+from myllm.runs.checkpoint import Checkpoint
+from myllm.runs.folder import RunFolder
+from myllm.runs.metrics import Metrics
+from myllm.runs.weights import load_weights, model_tensors
+from myllm.system.device import (
     autocast,
     choose_device,
     choose_dtype,
     host_copies,
     use_fast_products,
 )
-from myllm.errors import CheckpointError, InputError, Interrupted, NonFiniteError
-from myllm.evaluate import Evaluation, Validation
-from myllm.loss import LossFunction, language_loss
-from myllm.metrics import Metrics
-from myllm.model import GPTModel
-from myllm.observer import Observer, Observers, TensorBoard
-from myllm.optim import load_optimizer_tensors, optimizer_tensors
-from myllm.profiler import StepProfiler
-from myllm.run_folder import RunFolder
-from myllm.saver import BackgroundSaver
-from myllm.signals import Deferred
-from myllm.state import TrainState
-from myllm.step import StepResult, TrainStep
-from myllm.weights import load_weights, model_tensors
+from myllm.system.signals import Deferred
+from myllm.train.compile import checked_device, compile_blocks, compiling_pays, uncompiled
+from myllm.train.evaluate import Evaluation, Validation
+from myllm.train.loss import LossFunction, language_loss
+from myllm.train.observer import Observer, Observers, TensorBoard
+from myllm.train.optim import load_optimizer_tensors, optimizer_tensors
+from myllm.train.profiler import StepProfiler
+from myllm.train.saver import BackgroundSaver
+from myllm.train.state import TrainState
+from myllm.train.step import StepResult, TrainStep
 
 log = logging.getLogger(__name__)
 
@@ -387,11 +387,3 @@ def _check_batch_size(train_data: TextDataset, config: TrainConfig) -> None:
             f"the dataset's batches have {train_data.batch_size} sequences, but batch_size × "
             f"accumulation_steps is {expected}"
         )
-
-
-if __name__ == "__main__":  # python -m myllm.train is myllm train
-    import sys
-
-    from myllm.cli import main
-
-    raise SystemExit(main(["train", *sys.argv[1:]]))

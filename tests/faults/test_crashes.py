@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from myllm.checkpoint import Checkpoint
 from myllm.config import RunConfig
-from myllm.device import host_copies
-from myllm.run_folder import RunFolder
-from myllm.weights import load_weights, model_tensors
+from myllm.runs.checkpoint import Checkpoint
+from myllm.runs.folder import RunFolder
+from myllm.runs.weights import load_weights, model_tensors
+from myllm.system.device import host_copies
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="forks and kills")
 BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "faults.py"

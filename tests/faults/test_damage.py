@@ -11,10 +11,10 @@ import pytest
 
 from myllm.cli import main
 from myllm.config import DataConfig
+from myllm.data.prepare import prepare
+from myllm.data.token_file import open_token_file
 from myllm.errors import InputError
-from myllm.prepare import prepare
-from myllm.run_folder import RunFolder
-from myllm.token_file import open_token_file
+from myllm.runs.folder import RunFolder
 
 TINY = (
     "--d-model 16 --n-layers 1 --n-heads 2 --context-length 16 --vocab-size 300 --batch-size 2 "
@@ -115,7 +115,7 @@ class TestTokenFiles:
 
     def test_ids_beyond_the_vocabulary_with_a_true_hash(self, folder):
         """What somebody else made is not believed either."""
-        from myllm.atomic import read_manifest, sealed_folder
+        from myllm.system.atomic import read_manifest, sealed_folder
 
         facts = read_manifest(folder, "tokens.json")
         tokens = np.load(folder / "tokens.npy")

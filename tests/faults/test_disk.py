@@ -7,13 +7,13 @@ import time
 
 import pytest
 
-from myllm import saver as saver_module
-from myllm.atomic import disk
-from myllm.checkpoint import Checkpoint
 from myllm.config import RunConfig
 from myllm.errors import DiskFullError
-from myllm.run_folder import RunFolder
-from myllm.saver import BackgroundSaver
+from myllm.runs.checkpoint import Checkpoint
+from myllm.runs.folder import RunFolder
+from myllm.system.atomic import disk
+from myllm.train import saver as saver_module
+from myllm.train.saver import BackgroundSaver
 
 
 @pytest.fixture

@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from myllm.config import RunConfig, TrainConfig
-from myllm.dataset import TextDataset, batch_number
+from myllm.data.dataset import TextDataset, batch_number
 from myllm.errors import NonFiniteError, OutOfMemoryError
 from myllm.model import GPTModel
-from myllm.run_folder import RunFolder
-from myllm.state import LossWatch
+from myllm.runs.folder import RunFolder
 from myllm.train import Trainer
+from myllm.train.state import LossWatch
 
 CONFIG = TrainConfig(
     batch_size=4, max_steps=12, eval_interval=3, warmup_steps=2, device="cpu", dtype="float32",

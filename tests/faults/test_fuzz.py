@@ -21,20 +21,20 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from myllm.atomic import sealed_folder
-from myllm.checkpoint import MANIFEST, MODEL, Checkpoint
 from myllm.config import DataConfig, GPTConfig, RunConfig, from_toml, to_toml
+from myllm.data.prepare import encode_file, prepare
+from myllm.data.token_file import open_token_file
 from myllm.errors import MyLLMError
-from myllm.hf_export import export_huggingface
-from myllm.hf_import import import_huggingface
+from myllm.formats.hf_export import export_huggingface
+from myllm.formats.hf_import import import_huggingface
 from myllm.model import GPTModel
-from myllm.prepare import encode_file, prepare
 from myllm.presets import default_config
-from myllm.run_folder import RunFolder
-from myllm.state import TrainState
-from myllm.token_file import open_token_file
+from myllm.runs.checkpoint import MANIFEST, MODEL, Checkpoint
+from myllm.runs.folder import RunFolder
+from myllm.runs.weights import load_model, model_tensors
+from myllm.system.atomic import sealed_folder
 from myllm.tokenizer import BPETokenizer, CharTokenizer, Tokenizer
-from myllm.weights import load_model, model_tensors
+from myllm.train.state import TrainState
 
 LONG = 100_000
 SHAPE = GPTConfig(vocab_size=40, context_length=8, d_model=8, n_layers=1, n_heads=2)

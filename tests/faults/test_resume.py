@@ -14,13 +14,13 @@ import pytest
 import torch
 
 from myllm.config import RunConfig, TrainConfig
-from myllm.dataset import TextDataset
+from myllm.data.dataset import TextDataset
 from myllm.errors import Interrupted
 from myllm.model import GPTModel
-from myllm.observer import Observer
-from myllm.run_folder import RunFolder
-from myllm.schedules import SCHEDULES
+from myllm.runs.folder import RunFolder
 from myllm.train import Trainer
+from myllm.train.observer import Observer
+from myllm.train.schedules import SCHEDULES
 
 BASE = TrainConfig(
     batch_size=4, max_steps=17, eval_interval=4, warmup_steps=3, device="cpu", dtype="float32"

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from myllm.errors import Interrupted
-from myllm.run_folder import RunFolder
-from myllm.signals import Deferred, SignalReceived, raised
+from myllm.runs.folder import RunFolder
+from myllm.system.signals import Deferred, SignalReceived, raised
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 TRAIN = (
