@@ -8,7 +8,7 @@ import torch
 from myllm.data.dataset import Batch
 from myllm.errors import ConfigError
 from myllm.system.device import choose_attention
-from myllm.train import compile
+from myllm.train.trainer import compile
 from myllm.train.compile import checked_device, compiling_pays
 
 CPU, MPS = torch.device("cpu"), torch.device("mps")

@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from myllm.cli.writer import Chat
+from myllm.model.cache import KVCache
 from myllm.config import SamplingConfig
 from myllm.errors import ConfigError
 from myllm.generate.decode import decode_one_token, prefill
@@ -17,6 +17,7 @@ from myllm.generate.sampling import filter_probabilities, next_token
 from myllm.model import GPTModel
 from myllm.model.cache import KVCache
 from myllm.tokenizer import BPETokenizer
+from myllm.cli.writer import Writer
 
 TEXT = "Straße 你好 नमस्ते 👩‍👩‍👧 café naïve — the quick brown fox.\n" * 30
 LOUD = SamplingConfig(max_new_tokens=60, temperature=2.0, top_p=None, sample_seed=1,
@@ -194,34 +195,34 @@ class TestWindow:
         assert sum(read) <= 2.2 * 160
 
 
-class TestChat:
+class TestWriter:
     @pytest.fixture
-    def chat(self, writer):
+    def room(self, writer):
         self.shown: list[str] = []
-        return Chat(writer, dataclasses.replace(LOUD, max_new_tokens=5), self.shown.append)
+        return Writer(writer, dataclasses.replace(LOUD, max_new_tokens=5), self.shown.append)
 
-    def say(self, chat, line):
+    def say(self, room, line):
         self.shown.clear()
-        goes_on = chat.respond(line)
-        return "".join(self.shown), goes_on
+        stays = room.respond(line)
+        return "".join(self.shown), stays
 
-    def test_goes_on_with_the_text(self, chat):
-        said, goes_on = self.say(chat, "the fox")
-        assert goes_on and chat.text.startswith("the fox")
-        assert chat.text == "the fox" + said.removesuffix("\n")
-        before = chat.text
-        self.say(chat, "")
-        assert chat.text.startswith(before) and len(chat.text) > len(before)
+    def test_continues_the_text(self, room):
+        said, stays = self.say(room, "the fox")
+        assert stays and room.text.startswith("the fox")
+        assert room.text == "the fox" + said.removesuffix("\n")
+        before = room.text
+        self.say(room, "")
+        assert room.text.startswith(before) and len(room.text) > len(before)
 
-    def test_settings(self, chat):
-        self.say(chat, "/temperature 0.5")
-        self.say(chat, "/top-k 7")
-        self.say(chat, "/stop STOP 'two words'")
-        assert (chat.sampling.temperature, chat.sampling.top_k) == (0.5, 7)
-        assert chat.sampling.stop == ("STOP", "two words")
-        self.say(chat, "/top-k off")
-        assert chat.sampling.top_k is None
-        assert "temperature: 0.5" in self.say(chat, "/settings")[0]
+    def test_settings(self, room):
+        self.say(room, "/temperature 0.5")
+        self.say(room, "/top-k 7")
+        self.say(room, "/stop STOP 'two words'")
+        assert (room.sampling.temperature, room.sampling.top_k) == (0.5, 7)
+        assert room.sampling.stop == ("STOP", "two words")
+        self.say(room, "/top-k off")
+        assert room.sampling.top_k is None
+        assert "temperature: 0.5" in self.say(room, "/settings")[0]
 
     @pytest.mark.parametrize(
         "line",
@@ -235,21 +236,36 @@ class TestChat:
             "/",
         ],
     )
-    def test_mistakes_are_told(self, chat, line):
-        before = chat.sampling
-        said, goes_on = self.say(chat, line)
-        assert goes_on and said.strip() and chat.sampling == before
+    def test_mistakes_are_told(self, room, line):
+        before = room.sampling
+        said, stays = self.say(room, line)
+        assert stays and said.strip() and room.sampling == before
 
-    def test_probs(self, chat):
-        said, _ = self.say(chat, "/probs")
+    def test_help_lists_every_command(self, room):
+        said, _ = self.say(room, "/help")
+        for name in ("quit", "reset", "probs", "settings", "help", "top-k", "temperature"):
+            assert name in said
+
+    @pytest.mark.parametrize("terminal", [True, False])
+    def test_what_is_written_cannot_move_the_cursor(self, writer, monkeypatch, capsys, terminal):
+        monkeypatch.setattr(writer, "stream", lambda text, sampling: iter(["a\x1b[2J\rb"]))
+        monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal)
+        room = Writer(writer, LOUD)
+        room.respond("x")
+        assert room.text == "xa\x1b[2J\rb"  # the text itself is what the model wrote
+        shown = capsys.readouterr().out
+        assert shown == ("a\ufffd[2J\ufffdb\n" if terminal else "a\x1b[2J\rb\n")
+
+    def test_probs(self, room):
+        said, _ = self.say(room, "/probs")
         shares = [float(line.split("%")[0]) for line in said.splitlines()]
         assert len(shares) == 10 and shares == sorted(shares, reverse=True)
 
-    def test_reset_and_quit(self, chat):
-        self.say(chat, "the fox")
-        self.say(chat, "/reset")
-        assert chat.text == ""
-        assert self.say(chat, "/quit")[1] is False
+    def test_reset_and_quit(self, room):
+        self.say(room, "the fox")
+        self.say(room, "/reset")
+        assert room.text == ""
+        assert self.say(room, "/quit")[1] is False
 
     @pytest.mark.slow
     @pytest.mark.skipif(sys.platform == "win32", reason="drives a POSIX terminal")

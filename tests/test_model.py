@@ -295,9 +295,8 @@ class TestRoles:
         """A layout of someone else: hidden matrices and vectors, but for what is said."""
         model: Any = torch.nn.Module()
         model.lm_head = torch.nn.Linear(3, 3)  # a misleading name
-        model.adapter = torch.nn.Linear(3, 3)
-        model.adapter.role = Role.ADAPTER
-        model.adapter.weight.requires_grad = False  # frozen: its role stays
+        model.adapter = type("Adapter", (torch.nn.Linear,), {"role": Role.ADAPTER})(3, 3)
+        dict(model.named_parameters())["adapter.weight"].requires_grad = False  # its role stays
         assert list(self.roles(model).values()) == [
             Role.HIDDEN, Role.VECTOR, Role.ADAPTER, Role.ADAPTER
         ]  # fmt: skip

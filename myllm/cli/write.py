@@ -28,7 +28,7 @@ def write(options: WriteOptions) -> None:
     """The interactive mode."""
     sampling = SamplingConfig(**options.sampling).validate()
     from myllm import api
-    from myllm.cli.writer import Chat as Writer
+    from myllm.cli.writer import Writer
 
     run = api.load(options.run, options.runs_dir, options.device)
     if isinstance(options, ChatOptions):

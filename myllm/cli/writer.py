@@ -1,4 +1,7 @@
-"""Room: a person at a terminal ↔ `TextGenerator`: the interactive mode."""
+"""Room: lines typed at a terminal → text continued by a `TextGenerator`: the interactive mode.
+
+Knows nothing of models.
+"""
 
 from __future__ import annotations
 
@@ -10,22 +13,24 @@ from pathlib import Path
 from typing import Any
 
 from myllm.config import SamplingConfig
+from myllm.display import printable
 from myllm.errors import InputError
 from myllm.generate.generator import TextGenerator
 from myllm.registry import nearest
 
 HELP = """\
-Write the beginning of a text; the model goes on with it. Then:
-  (an empty line)          the model writes on
+Write the beginning of a text, and the model continues it. Then:
+  (an empty line)          the model continues
   /temperature 0.7         change a setting: {settings}
   /top-k off               … or switch it off
   /settings                show all settings
-  /probs                   the likeliest next tokens, with their probabilities
+  /probs                   the most likely next tokens, with their probabilities
   /reset                   forget the text so far
+  /help                    show this list
   /quit                    leave (also Ctrl-D)"""
 
 
-class Chat:
+class Writer:
     """The interactive mode: keeps the text so far, and the settings."""
 
     def __init__(
@@ -38,7 +43,8 @@ class Chat:
         Args:
             generator: what writes.
             sampling: the settings to begin with.
-            write: where text goes; standard output by default.
+            write: where text goes; standard output by default, where a terminal gets no control
+                characters: what a model writes cannot move the cursor.
         """
         self.generator, self.sampling = generator, sampling
         self.text = ""
@@ -46,13 +52,13 @@ class Chat:
 
     def run(self) -> None:
         """Reads lines until the end or `/quit`: from a terminal with editing and history."""
-        self._write("Write a beginning, and the model goes on. /help shows the commands.\n")
+        self._write("Write a beginning, and the model continues it. /help shows the commands.\n")
         for line in _lines():
             if not self.respond(line):
                 break
 
     def respond(self, line: str) -> bool:
-        """Answers one line; returns False when it asks to leave."""
+        """Does what one line asks for; returns False when it asks to leave."""
         if not line.startswith("/"):
             return self._continue(line)
         try:
@@ -62,9 +68,8 @@ class Chat:
             return True
 
     def _continue(self, line: str) -> bool:
-        """Adds a line to the text and writes on; Ctrl-C stops the writing only."""
-        if line:
-            self.text += line
+        """Adds a line to the text and continues it; Ctrl-C stops the writing only."""
+        self.text += line
         try:
             for piece in self.generator.stream(self.text, self.sampling):
                 self._write(piece)
@@ -119,7 +124,7 @@ class Chat:
 
 
 def _write_out(text: str) -> None:
-    sys.stdout.write(text)
+    sys.stdout.write(printable(text) if sys.stdout.isatty() else text)
     sys.stdout.flush()
 
 

@@ -1,7 +1,6 @@
-"""Room: a run ↔ EleutherAI's evaluation harness (`pip install lm-eval`).
+"""Room: a run ↔ the library `lm_eval`, EleutherAI's evaluation harness (`pip install lm-eval`).
 
-    python -m myllm.formats.lm_eval run --model myllm --model_args run=my-run \\
-        --tasks lambada_openai
+    python -m myllm.formats.lm_eval run --model myllm --model_args run=my-run --tasks lambada_openai
 
 takes all that the harness's own command takes. In Python: `lm_eval.simple_evaluate(HarnessModel(
 "my-run"), tasks=[…])`. Scores are those of the exported folder.
@@ -10,7 +9,8 @@ takes all that the harness's own command takes. In Python: `lm_eval.simple_evalu
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from importlib.metadata import entry_points
 from typing import Any
 
 import torch
@@ -154,11 +154,16 @@ class HarnessModel(TemplateLM):  # type: ignore[misc, unused-ignore]
         return written
 
 
-if __name__ == "__main__":
-    from lm_eval.__main__ import cli_evaluate
+def command() -> Callable[[], None]:
+    """The harness's own command, as it is installed: its public entry point."""
+    (entry,) = entry_points(group="console_scripts", name="lm-eval")
+    loaded: Callable[[], None] = entry.load()
+    return loaded
 
+
+if __name__ == "__main__":
     try:
-        cli_evaluate()
+        command()()
     except MyLLMError as error:
         print(f"myllm: {error}", file=sys.stderr)
         sys.exit(error.exit_code)

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from myllm.formats.hf_export import export_huggingface
-from myllm.runs.folder import RunFolder
+from myllm.runs.checkpoint import RunFolder
+from myllm.huggingface import export_huggingface
 
-pytestmark = pytest.mark.slow
+slow = pytest.mark.slow
 
 COMMON = """dataset_path: json
 dataset_kwargs: {data_files: {test: %s}}
@@ -72,6 +72,15 @@ def run(tmp_path):
     return RunFolder(tmp_path / "run")
 
 
+def test_the_library_has_its_command():
+    """What the module is run with: tells when a new version calls its entry point otherwise."""
+    pytest.importorskip("lm_eval")
+    from myllm.formats.lm_eval import command
+
+    assert callable(command())
+
+
+@slow
 def test_a_run_scores_as_its_export(run, tasks, tmp_path, monkeypatch):
     """Choices, log-likelihoods of texts longer than the context, and texts written."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
@@ -103,10 +112,9 @@ def test_a_run_scores_as_its_export(run, tasks, tmp_path, monkeypatch):
     assert samples[0] == samples[1] and any(text[0][0] for text in samples[0])
 
 
+@slow
 def test_the_command(run, tasks):
-    command = (
-        f"-m myllm.formats.lm_eval run --model myllm --model_args run={run.path} --tasks choice"
-    )
+    command = f"-m myllm.formats.lm_eval run --model myllm --model_args run={run.path} --tasks choice"
     command += f" --include_path {tasks} --device cpu --batch_size 4"
     done = subprocess.run(
         [sys.executable, *command.split()], capture_output=True, text=True, encoding="utf-8"
@@ -115,6 +123,7 @@ def test_the_command(run, tasks):
     assert "acc_norm" in done.stdout
 
 
+@slow
 def test_no_such_run(tasks):
     command = "-m myllm.formats.lm_eval run --model myllm --model_args run=nothing --tasks choice"
     done = subprocess.run(
