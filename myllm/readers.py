@@ -140,7 +140,7 @@ def with_llama_cpp(path: Path, n_tokens: int = MAX_READ_TOKENS) -> Iterator[Read
     """
     key = secrets.token_hex()  # no other program of this machine may use the server
     try:
-        server = _llama_server(path, n_tokens, key)
+        server: Any = _llama_server(path, n_tokens, key)
     except RuntimeError:  # its text is the same for all reasons
         raise ExportError(f"llama.cpp cannot read {path}") from None
     fed: list[int] = []
@@ -173,7 +173,7 @@ def with_llama_cpp(path: Path, n_tokens: int = MAX_READ_TOKENS) -> Iterator[Read
         }
         yield Reader("llama.cpp", encode, feed)
     finally:
-        del server
+        server = None
 
 
 def _llama_server(path: Path, n_tokens: int, key: str) -> Any:
