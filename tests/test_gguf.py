@@ -84,8 +84,8 @@ class TestGGUF:
         run = make_run(tmp_path, bpe)
         export_gguf(run, tmp_path / "model.gguf", {"quantize": "f16"})
         reader = gguf.GGUFReader(tmp_path / "model.gguf")
-        assert reader.get_field("general.architecture").contents() == "qwen3"
-        assert len(reader.get_field("tokenizer.ggml.tokens").contents()) == bpe.vocab_size
+        assert reader.fields["general.architecture"].contents() == "qwen3"
+        assert len(reader.fields["tokenizer.ggml.tokens"].contents()) == bpe.vocab_size
         assert {tensor.name for tensor in reader.tensors} >= {
             "token_embd.weight",
             "blk.2.ffn_up.weight",
