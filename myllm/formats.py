@@ -15,7 +15,7 @@ from myllm.compare import Comparison, compare
 from myllm.errors import ConfigError, InputError
 from myllm.gguf_export import QUANTIZATIONS, export_gguf
 from myllm.hf_export import export_huggingface
-from myllm.onnx_folder import export_onnx
+from myllm.onnx_export import export_onnx
 from myllm.readers import (
     ExportError,
     Opener,

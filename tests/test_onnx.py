@@ -7,7 +7,7 @@ import torch
 from exports import LAYOUTS, make_run
 
 from myllm.formats import read_back
-from myllm.onnx_folder import export_onnx
+from myllm.onnx_export import export_onnx
 from myllm.weights import load_model
 
 
