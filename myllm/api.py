@@ -26,10 +26,10 @@ from myllm.presets import Resolved, resolve
 from myllm.run import Run
 from myllm.runs.folder import RunFolder, find_run
 from myllm.system.terminal import PatientStream
-from myllm.train.trainer import session
 from myllm.train.benchmark import Timing, run_benchmark
 from myllm.train.observer import Observer, Observers
 from myllm.train.session import Request, Session
+from myllm.train.trainer import session
 
 StrPath = str | Path
 

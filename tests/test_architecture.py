@@ -38,11 +38,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "hf_import": LOW | {"checkpoint", "hf_export", "layouts", "model", "progress", "storage"},
     "gguf_tokenizer": LOW,
     "gguf_export": LOW | {"checkpoint", "layouts", "gguf_tokenizer", "model", "storage"},
-    "onnx_folder": LOW | {"checkpoint", "hf_export", "model", "storage", "weights"},
+    "onnx_export": LOW | {"checkpoint", "hf_export", "model", "storage", "weights"},
     "readers": LOW | {"checkpoint", "model", "weights"},
     "compare": LOW | {"checkpoint", "machine", "readers"},
     "formats": LOW
-    | {"checkpoint", "compare", "gguf_export", "hf_export", "onnx_folder", "readers"},
+    | {"checkpoint", "compare", "gguf_export", "hf_export", "onnx_export", "readers"},
     "device": {"config", "errors", "registry"},
     "cache": {"config", "errors"},
     "dropout": set(),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import shlex
 import subprocess
@@ -94,12 +93,9 @@ class TestExport:
     def test_transcripts_and_examples(
         self, folder: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        no_llama_cpp = importlib.util.find_spec("llama_cpp") is None
         flags = [*SMALLER["train"], "--context-length", "128", "--run", "my-run"]
         assert main(["train", "novel.txt", *flags]) == 0
         for kind, block in re.findall(r"^```(console|python)\n(.*?)^```", EXPORT, re.M | re.S):
-            if no_llama_cpp and re.search("gguf|llama_cpp", block):
-                continue
             capsys.readouterr()
             if kind == "python":
                 done = subprocess.run(

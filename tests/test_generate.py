@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from myllm.model.cache import KVCache
+from myllm.cli.writer import Writer
 from myllm.config import SamplingConfig
 from myllm.errors import ConfigError
 from myllm.generate.decode import decode_one_token, prefill
@@ -17,7 +17,6 @@ from myllm.generate.sampling import filter_probabilities, next_token
 from myllm.model import GPTModel
 from myllm.model.cache import KVCache
 from myllm.tokenizer import BPETokenizer
-from myllm.cli.writer import Writer
 
 TEXT = "Straße 你好 नमस्ते 👩‍👩‍👧 café naïve — the quick brown fox.\n" * 30
 LOUD = SamplingConfig(max_new_tokens=60, temperature=2.0, top_p=None, sample_seed=1,

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json.decoder
 import math
+import os
+import sys
+import time
 import unicodedata
 from pathlib import Path
 from typing import Any
 
+import gguf
 import pytest
 import torch
 from exports import LAYOUTS, NASTY, SPACES, engine_of, make_run
@@ -17,10 +21,12 @@ from myllm.cli import main
 from myllm.errors import InputError
 from myllm.formats import read_back
 from myllm.formats.gguf import export_gguf
+from myllm.formats.gguf_tokenizer import add_tokenizer
 from myllm.formats.hf_export import export_huggingface
 from myllm.formats.hf_import import import_huggingface
-from myllm.formats.readers import with_llama_cpp, with_myllm
+from myllm.formats.readers import ExportError, with_llama_cpp, with_myllm
 from myllm.runs.folder import RunFolder
+from myllm.tokenizer import CharTokenizer
 
 PAGE = Path(json.decoder.__file__).read_text(encoding="utf-8")  # a text that is at hand
 
@@ -76,19 +82,40 @@ class TestGGUF:
 
     def test_the_file(self, tmp_path, bpe):
         """What needs no llama.cpp: the package that wrote it reads it."""
-        import gguf
-
         run = make_run(tmp_path, bpe)
         export_gguf(run, tmp_path / "model.gguf", {"quantize": "f16"})
-        reader: Any = gguf.GGUFReader(tmp_path / "model.gguf")
-        assert reader.get_field("general.architecture").contents() == "qwen3"
-        assert len(reader.get_field("tokenizer.ggml.tokens").contents()) == bpe.vocab_size
+        reader = gguf.GGUFReader(tmp_path / "model.gguf")
+        assert reader.fields["general.architecture"].contents() == "qwen3"
+        assert len(reader.fields["tokenizer.ggml.tokens"].contents()) == bpe.vocab_size
         assert {tensor.name for tensor in reader.tensors} >= {
             "token_embd.weight",
             "blk.2.ffn_up.weight",
         }
         modelfile = (tmp_path / "model.Modelfile").read_text(encoding="utf-8")
         assert "FROM ./model.gguf" in modelfile and 'stop "<|endoftext|>"' in modelfile
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+    def test_the_reader_leaves_nothing_behind(self, tmp_path, bpe):
+        """No thread, also where reading ends in an error."""
+        export_gguf(make_run(tmp_path, bpe), tmp_path / "model.gguf")
+        with with_llama_cpp(tmp_path / "model.gguf") as reader:
+            assert reader.encode("the king") == bpe.encode("the king")
+        threads = len(os.listdir("/proc/self/task"))
+        for _ in range(3):
+            with pytest.raises(ExportError, match="cannot compute with .*128 tokens"):
+                with with_llama_cpp(tmp_path / "model.gguf") as reader:
+                    reader.feed([5] * 129)
+        assert len(os.listdir("/proc/self/task")) == threads
+
+    def test_a_large_vocabulary(self, tmp_path):
+        """The work for the names of 150,000 tokens is linear; a quadratic one takes minutes."""
+        tokenizer = CharTokenizer().train("".join(map(chr, range(0x10000, 0x35000))))
+        writer = gguf.GGUFWriter(tmp_path / "model.gguf", "llama")
+        began = time.process_time()
+        add_tokenizer(writer, tokenizer, tokenizer.vocab_size + 1000)
+        assert time.process_time() - began < 10
+        names = writer.kv_data[0]["tokenizer.ggml.tokens"].value
+        assert len(names) == 152_554 and names[2] == chr(0x10001)
 
     def test_stretched_positions_of_a_layout_that_has_none(self, tmp_path, bpe):
         run = make_run(tmp_path, bpe, "modern", rope_factor=4.0, rope_original_context=32)
@@ -100,8 +127,6 @@ class TestGGUF:
 
     def test_rows_that_blocks_do_not_fill(self, tmp_path, bpe):
         """48 is no multiple of the 32 numbers of a block: those matrices are kept in f16."""
-        import gguf
-
         run = make_run(tmp_path, bpe, d_ff=96)
         export_gguf(run, tmp_path / "model.gguf", {"quantize": "q8_0"})
         tensors = gguf.GGUFReader(tmp_path / "model.gguf").tensors
@@ -137,7 +162,7 @@ class TestImported:
 
     @pytest.mark.parametrize("name", ["gpt-2", "smollm", "llama-bpe", "qwen2", *SPACES])
     def test_into_llama_cpp(self, tmp_path, foreign, name):
-        """Imported models go on to GGUF: the same logits, and ids of nasty strings."""
+        """They become GGUF: the same logits, and ids of nasty strings."""
         folder = foreign("qwen3" if name == "qwen2" else "llama", engine=engine_of(name))
         run = import_huggingface(folder, tmp_path, "in")
         export_gguf(run, tmp_path / "model.gguf")

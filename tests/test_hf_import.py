@@ -116,10 +116,10 @@ class TestImport:
         import gguf
 
         export_gguf(run, tmp_path / "model.gguf")
-        reader: Any = gguf.GGUFReader(tmp_path / "model.gguf")
-        assert reader.get_field("tokenizer.chat_template").contents() == template
-        assert reader.get_field("tokenizer.ggml.bos_token_id").contents() == begin[0]
-        assert reader.get_field("tokenizer.ggml.add_bos_token").contents() is True
+        reader = gguf.GGUFReader(tmp_path / "model.gguf")
+        assert reader.fields["tokenizer.chat_template"].contents() == template
+        assert reader.fields["tokenizer.ggml.bos_token_id"].contents() == begin[0]
+        assert reader.fields["tokenizer.ggml.add_bos_token"].contents() is True
         modelfile = (tmp_path / "model.Modelfile").read_text(encoding="utf-8")
         assert "TEMPLATE" not in modelfile and 'stop "<|end|>"' in modelfile
 

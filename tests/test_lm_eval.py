@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from myllm.runs.checkpoint import RunFolder
 from myllm.huggingface import export_huggingface
+from myllm.runs.checkpoint import RunFolder
 
 slow = pytest.mark.slow
 
@@ -114,7 +114,9 @@ def test_a_run_scores_as_its_export(run, tasks, tmp_path, monkeypatch):
 
 @slow
 def test_the_command(run, tasks):
-    command = f"-m myllm.formats.lm_eval run --model myllm --model_args run={run.path} --tasks choice"
+    command = (
+        f"-m myllm.formats.lm_eval run --model myllm --model_args run={run.path} --tasks choice"
+    )
     command += f" --include_path {tasks} --device cpu --batch_size 4"
     done = subprocess.run(
         [sys.executable, *command.split()], capture_output=True, text=True, encoding="utf-8"

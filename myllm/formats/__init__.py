@@ -1,4 +1,4 @@
-"""Room: the formats of other programs → how each is written, and read back by its own program.
+"""Room: a format by name → how it is written, and read back by the program that it is for.
 
 To add a format: a `Format` in `FORMATS`.
 """
@@ -95,7 +95,7 @@ def export(
     for name, value in given.items():
         if name not in format.options:
             having = ", ".join(n for n, other in FORMATS.items() if name in other.options)
-            raise ConfigError(f"--{name} {value}: --to {to} has no such choice ({having} has)")
+            raise ConfigError(f"--{name} {value} is an option of --to {having}, not of --to {to}")
         check_choice(name, value, format.options[name])
     out = out or Path(f"{run.name}{format.suffix}")
     if out.exists():

@@ -140,14 +140,13 @@ def with_llama_cpp(path: Path, n_tokens: int = MAX_READ_TOKENS) -> Iterator[Read
     """
     key = secrets.token_hex()  # no other program of this machine may use the server
     try:
-        # held here alone, so that it ends when it is taken out
-        servers = [_llama_server(path, n_tokens, key)]
+        server: Any = _llama_server(path, n_tokens, key)
     except RuntimeError:  # its text is the same for all reasons
         raise ExportError(f"llama.cpp cannot read {path}") from None
     fed: list[int] = []
 
     def ask(place: str, **question: Any) -> Any:
-        return _ask(servers[0].listening_address, key, place, question)
+        return _ask(server.listening_address, key, place, question)
 
     def encode(text: str) -> list[int]:
         answer = ask("/tokenize", content=text, add_special=False, parse_special=False)
@@ -157,7 +156,7 @@ def with_llama_cpp(path: Path, n_tokens: int = MAX_READ_TOKENS) -> Iterator[Read
         rows = torch.full((len(ids), vocab_size), math.nan)  # (T, V)
         for row, id in zip(rows, ids):  # those before are in its cache
             fed.append(id)
-            found = _probabilities(servers[0].handle_completions({**choice, "prompt": fed}), path)
+            found = _probabilities(server.handle_completions({**choice, "prompt": fed}), path)
             row[[entry["id"] for entry in found]] = torch.tensor(
                 [entry["logprob"] for entry in found]
             )
@@ -174,7 +173,7 @@ def with_llama_cpp(path: Path, n_tokens: int = MAX_READ_TOKENS) -> Iterator[Read
         }
         yield Reader("llama.cpp", encode, feed)
     finally:
-        servers.clear()
+        server = None
 
 
 def _llama_server(path: Path, n_tokens: int, key: str) -> Any:
