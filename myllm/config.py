@@ -20,7 +20,7 @@ from typing import Any
 from myllm.errors import ConfigError, InputError
 from myllm.registry import check_choice, unknown
 
-# Kinds with a table of classes (tokenizers, attentions, schedules, optimizers) are looked up there.
+# Kinds with a table of classes (tokenizers, attentions, schedules) are looked up there.
 POSITIONS = ("learned", "rotary")
 NORM_NAMES = ("layernorm", "rmsnorm")
 FEED_FORWARD_NAMES = ("gelu", "swiglu")

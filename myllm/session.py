@@ -17,7 +17,6 @@ from typing import Any
 import torch
 
 from myllm.checkpoint import CONFIG
-from myllm.run_folder import RunFolder, find_run
 from myllm.config import (
     DataConfig,
     GPTConfig,
@@ -38,6 +37,7 @@ from myllm.optim import OPTIMIZERS
 from myllm.planner import PLANNED, plan_run
 from myllm.prepare import prepare
 from myllm.presets import GIVEN, Resolved, begun_from, resolve, resumed_from
+from myllm.run_folder import RunFolder, find_run
 from myllm.schedules import SCHEDULES, learning_rate_factor
 from myllm.sources import text_name
 from myllm.token_file import TokenFile, fitting_context
