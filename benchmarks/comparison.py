@@ -61,7 +61,7 @@ def myllm_run(text: Path, flags: Sequence[str]) -> Side:
         with tempfile.TemporaryDirectory() as folder:
             command = [sys.executable, "-m", "myllm", "train", str(text), "--tokenizer", "char"]
             command += ["--val-split", "end", "--seed", str(seed), "--run", "it", *flags]
-            command += ["--out", folder, "--data-dir", f"{folder}/data"]
+            command += ["--runs-dir", folder, "--data-dir", f"{folder}/data"]
             seconds = _timed(command, {"TORCHINDUCTOR_CACHE_DIR": f"{folder}/compiled"})[0]
             lines = (Path(folder) / "it" / "metrics.jsonl").read_text(encoding="utf-8")
             last = json.loads(lines.splitlines()[-1])

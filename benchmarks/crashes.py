@@ -181,7 +181,7 @@ class KillTrial:
     finished: int = 0
 
     def __post_init__(self) -> None:
-        import myllm.train_command  # noqa: F401  # loaded once, for all children
+        import myllm.api  # noqa: F401  # loaded once, for all children
 
         self.random = random.Random(self.seed)
         self.expected = self._uninterrupted()
@@ -224,7 +224,7 @@ class KillTrial:
         return name, kill_at(FAILPOINTS[name], self.random.randint(1, 4)), 2.0
 
     def _process(self, name: str, exists: bool, plan: Any) -> int:
-        args = ["--out", str(self.folder / "runs"), "--quiet"]
+        args = ["--runs-dir", str(self.folder / "runs"), "--quiet"]
         args += ["--resume", name] if exists else ["--run", name, *self._settings()]
         around = plan[1] if plan else None
 
@@ -240,7 +240,7 @@ class KillTrial:
         return [str(self.text), *TINY, *data, *steps]
 
     def _uninterrupted(self) -> str:
-        args = ["--out", str(self.folder), "--run", "whole", "--quiet", *self._settings()]
+        args = ["--runs-dir", str(self.folder), "--run", "whole", "--quiet", *self._settings()]
         code = forked(lambda: train(args), self.folder / "log.txt", limit_s=3600.0)
         if code:
             raise RuntimeError(f"exit code {code}; see {self.folder / 'log.txt'}")

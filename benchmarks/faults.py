@@ -187,7 +187,15 @@ def disk_full(options: argparse.Namespace, text: Path, folder: Path) -> list[Res
 def _short_run(text: Path, folder: Path, name: str) -> list[str]:
     from crashes import TINY
 
-    where = ["--out", str(folder), "--run", name, "--data-dir", str(folder / "data"), "--quiet"]
+    where = [
+        "--runs-dir",
+        str(folder),
+        "--run",
+        name,
+        "--data-dir",
+        str(folder / "data"),
+        "--quiet",
+    ]
     return [str(text), *TINY, *where, "--max-steps", "9", "--eval-interval", "3"]
 
 

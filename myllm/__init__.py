@@ -56,7 +56,7 @@ _HOMES = {
     "SamplingConfig": "myllm.config",
     "TextGenerator": "myllm.generate.generator",
 }
-# wings whose names are verbs, too: `myllm.train(…)` beside `from myllm.train.trainer import Trainer`
+# wings whose names are verbs, too: `myllm.train(…)` beside `myllm.train.Trainer`
 _VERBS = ("train", "runs")
 
 

@@ -26,10 +26,10 @@ from myllm.presets import Resolved, resolve
 from myllm.run import Run
 from myllm.runs.folder import RunFolder, find_run
 from myllm.system.terminal import PatientStream
+from myllm.train import session
 from myllm.train.benchmark import Timing, run_benchmark
 from myllm.train.observer import Observer, Observers
 from myllm.train.session import Request, Session
-from myllm.train.trainer import session
 
 StrPath = str | Path
 
@@ -82,6 +82,10 @@ def train(
     """
     request = _request(texts, settings, config, run, resume, runs_dir, began)
     made = session.resume(request) if resume is not None else session.start(request)
+    return _run_to_its_end(made, quiet, observer)
+
+
+def _run_to_its_end(made: Session, quiet: bool, observer: Observer | None) -> Run:
     out = cast(IO[str], PatientStream(sys.stdout))
     console = Console(file=out, highlight=False, markup=False, soft_wrap=True)
     trainer = made.trainer

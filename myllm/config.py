@@ -74,16 +74,10 @@ class GPTConfig:
             ConfigError: with the value, the limit and the remedy.
         """
         for name, least, most in (
-            ("vocab_size", 0, 10_000_000),
-            ("context_length", 1, 1_048_576),
-            ("d_model", 1, 65_536),
-            ("n_layers", 1, 1_000),
-            ("n_heads", 1, 4_096),
-            ("n_kv_heads", 1, 4_096),
-            ("head_dim", 1, 4_096),
-            ("d_ff", 1, 1_048_576),
-            ("rope_original_context", 1, 1_048_576),
-        ):
+            ("vocab_size", 0, 10**7), ("context_length", 1, 2**20), ("d_model", 1, 2**16),
+            ("n_layers", 1, 1_000), ("n_heads", 1, 2**12), ("n_kv_heads", 1, 2**12),
+            ("head_dim", 1, 2**12), ("d_ff", 1, 2**20), ("rope_original_context", 1, 2**20),
+        ):  # fmt: skip
             _check_range(name, getattr(self, name), least, most)
         if self.dropout != 0 and not 1 / 256 <= self.dropout <= 255 / 256:
             raise ConfigError(

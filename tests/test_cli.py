@@ -568,11 +568,11 @@ class TestShowSettings:
 
     def test_of_runs(self, place, run):
         """A resumed run's settings are its own; one that is begun takes the model only."""
+        before = hashes("checkpoints")
         rows = self.rows(run("train", "--resume", "story", "--max-steps", "9", "--show-settings"))
-        assert rows["max_steps"] == ("9", "flag") and rows["d_model"] == ("32", "the run")
+        assert rows["max_steps"] == ("9", "flag") and rows["d_model"] == ("32", "run story")
         rows = self.rows(run("train", "--from", "story", "--show-settings"))
         assert rows["d_model"] == ("32", "run story") and rows["learning_rate"][1] == "fine-tuning"
-        before = hashes("checkpoints")
         assert hashes("checkpoints") == before
 
     def test_what_cannot_work_is_refused(self, here, run):

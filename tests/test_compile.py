@@ -8,8 +8,8 @@ import torch
 from myllm.data.dataset import Batch
 from myllm.errors import ConfigError
 from myllm.system.device import choose_attention
+from myllm.train import compile
 from myllm.train.compile import checked_device, compiling_pays
-from myllm.train.trainer import compile
 
 CPU, MPS = torch.device("cpu"), torch.device("mps")
 TOKENS = torch.arange(32).view(2, 16)

@@ -9,7 +9,6 @@ import sys
 import time
 import unicodedata
 from pathlib import Path
-from typing import Any
 
 import gguf
 import pytest

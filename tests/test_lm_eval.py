@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from myllm.huggingface import export_huggingface
-from myllm.runs.checkpoint import RunFolder
+from myllm.runs.folder import RunFolder
 
 slow = pytest.mark.slow
 
@@ -67,7 +67,7 @@ def run(tmp_path):
     from myllm.cli import main
 
     flags = "--d-model 48 --n-layers 2 --n-heads 2 --context-length 128 --max-steps 60 --run run"
-    command = ["train", __file__, "--out", str(tmp_path), "--batch-size", "4", *flags.split()]
+    command = ["train", __file__, "--runs-dir", str(tmp_path), "--batch-size", "4", *flags.split()]
     assert main([*command, "--vocab-size", "320", "--data-dir", str(tmp_path / "data")]) == 0
     return RunFolder(tmp_path / "run")
 

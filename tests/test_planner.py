@@ -11,9 +11,9 @@ from myllm.config import with_values
 from myllm.errors import ConfigError
 from myllm.presets import default_config, resolve
 from myllm.runs.folder import RunFolder
+from myllm.train import planner as room
 from myllm.train.benchmark import Timing
 from myllm.train.planner import PLANNED, plan_run, recipe
-from myllm.train.trainer import planner as room
 
 BUDGETS = [10.0**k for k in range(9, 21)]
 

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from myllm import __version__
-from myllm.cli.main import benchmark, evaluate, export, generate, prepare, train, verify, write
+from myllm.cli import benchmark, evaluate, export, generate, prepare, train, verify, write
 from myllm.cli.parse import parse
 from myllm.cli.verb import Verb, begin
 from myllm.errors import Interrupted, MyLLMError

@@ -47,7 +47,7 @@ def train(options: TrainOptions) -> None:
         began=began(), **settings,
     )  # fmt: skip
     if options.show_settings:
-        print("\n".join(setting_lines(api.settings(*texts, **asked), options.config)))
+        print("\n".join(setting_lines(api.settings(*texts, **asked), options)))
         return
     run = api.train(*texts, quiet=options.quiet, **asked)
     print("\n".join(result_lines(run, options.runs_dir)))
@@ -66,14 +66,14 @@ def result_lines(run: Run, runs_dir: str) -> list[str]:
     ]
 
 
-def setting_lines(resolved: Resolved, file: str | None) -> list[str]:
+def setting_lines(resolved: Resolved, options: TrainOptions) -> list[str]:
     """A line per setting: its name, its value, where that came from."""
     config = resolved.config
     labels = {
         "preset": f"preset {config.preset}",
         "size": f"size {config.size}",
-        "run": f"run {config.from_run}" if config.from_run else "the run",
-        "file": f"file {Path(file).name}" if file is not None else "file",
+        "run": f"run {options.resume or config.from_run}",
+        "file": f"file {Path(options.config or '').name}",
         "flags": "flag",
     }
     rows = [

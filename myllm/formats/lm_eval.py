@@ -1,6 +1,7 @@
 """Room: a run ↔ the library `lm_eval`, EleutherAI's evaluation harness (`pip install lm-eval`).
 
-    python -m myllm.formats.lm_eval run --model myllm --model_args run=my-run --tasks lambada_openai
+    python -m myllm.formats.lm_eval run --model myllm --model_args run=my-run \\
+        --tasks lambada_openai
 
 takes all that the harness's own command takes. In Python: `lm_eval.simple_evaluate(HarnessModel(
 "my-run"), tasks=[…])`. Scores are those of the exported folder.

@@ -103,9 +103,8 @@ def plan_run(
 ) -> dict[str, Any]:
     """The values with which a run ends `minutes` after the program began: the layer `plan`.
 
-    The shape follows from the machine's speed by `recipe`; then some steps of that shape are
-    timed, and the steps that fit are counted. What is found stands in the run's configuration:
-    from there on the run is as repeatable as any.
+    The shape follows from the machine's speed by `recipe`; then some of its steps are timed, and
+    those that fit are counted. What is found stands in the run's configuration.
 
     Args:
         settings: with `minutes` and the vocabulary size; what was given in them stays.
@@ -120,15 +119,13 @@ def plan_run(
     assert minutes is not None
     if settings.chosen("size"):
         raise ConfigError("both --size and --minutes choose the model's shape: give one of them")
-    n_train, n_val = (
-        sum(end - start for start, end in ranges) for ranges in (train_ranges, val_ranges)
-    )
+    n_train, n_val = (sum(end - start for start, end in r) for r in (train_ranges, val_ranges))
     began = time.monotonic()
     left_s = 60 * minutes - spent_s - SAVE_SECONDS
     shape, step_s, speed = _measured_shape(settings, left_s, n_train)
-    train = with_values(settings.config, shape).train
-    step_tokens = with_values(settings.config, shape).model.context_length * train.batch_size
-    step_tokens *= train.accumulation_steps
+    config = with_values(settings.config, shape)
+    train = config.train
+    step_tokens = config.model.context_length * train.batch_size * train.accumulation_steps
     n_evaluations, left_s = _evaluations(left_s, step_s / 3 * n_val / step_tokens)
     left_s -= time.monotonic() - began
     max_steps = _steps_that_fit(train, left_s, step_s, speed)

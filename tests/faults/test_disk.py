@@ -12,8 +12,8 @@ from myllm.errors import DiskFullError
 from myllm.runs.checkpoint import Checkpoint
 from myllm.runs.folder import RunFolder
 from myllm.system.atomic import disk
+from myllm.train import saver as saver_module
 from myllm.train.saver import BackgroundSaver
-from myllm.train.trainer import saver as saver_module
 
 
 @pytest.fixture
