@@ -53,6 +53,13 @@ def folder(tmp_path, monkeypatch) -> Path:
 
 
 @pytest.fixture
+def here(folder: Path, longer_text: str) -> Path:
+    """A working directory with a text to train on, `text.txt`."""
+    Path("text.txt").write_text(longer_text, encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
 def sample_text() -> str:
     return "Hello, world! The quick brown fox jumps over the lazy dog.\n"
 
