@@ -17,6 +17,7 @@ import re
 import shutil
 import textwrap
 import typing
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, TypeVar
 
