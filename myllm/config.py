@@ -65,10 +65,7 @@ class GPTConfig:
     attention: str | None = None  # flash (fused kernel), manual; they agree (None: the faster)
 
     def validate(self) -> GPTConfig:
-        """Checks every value and how they fit together.
-
-        Returns:
-            The configuration itself, so that a call can be chained.
+        """Checks every value and how they fit together; returns itself.
 
         Raises:
             ConfigError: with the value, the limit and the remedy.
@@ -91,8 +88,7 @@ class GPTConfig:
         low, high = self.rope_low_freq_factor, self.rope_high_freq_factor
         if not 0 < low < high < math.inf:
             raise ConfigError(
-                f"rope_low_freq_factor {low} and rope_high_freq_factor {high}: the first must be "
-                "above 0 and below the second"
+                f"rope_low_freq_factor {low}, rope_high_freq_factor {high}: must be above 0 and rise"
             )
         check_choice("position", self.position, POSITIONS)
         check_choice("norm", self.norm, NORM_NAMES)

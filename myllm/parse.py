@@ -18,7 +18,7 @@ import re
 import shutil
 import textwrap
 import typing
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, TypeVar
 
@@ -346,13 +346,12 @@ def _add_help(group: Any, flag: Flag, default: Any, choices: Iterable[str]) -> N
     group.add_argument(f"--{flag.flag}", metavar=metavar, help=text)
 
 
-def comment_of(owner: type[Any], name: str) -> str:
+def comment_of(owner: Any, name: str) -> str:
     """The comment on the line of a field, which is its help."""
     found = re.search(rf"^    {name}: .*?  # (.*)$", _source_of(owner), re.MULTILINE)
     return found[1] if found else ""
 
 
 @functools.cache
-def _source_of(owner: Hashable) -> str:
-    assert isinstance(owner, type)
+def _source_of(owner: Any) -> str:
     return inspect.getsource(owner)  # parses the whole file each time: 10 ms

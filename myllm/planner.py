@@ -103,8 +103,8 @@ def plan_run(
 ) -> dict[str, Any]:
     """The values with which a run ends `minutes` after the program began: the layer `plan`.
 
-    The shape follows from the machine's speed by `recipe`; then some of its steps are timed, and
-    those that fit are counted. What is found stands in the run's configuration.
+    The shape follows from the machine's speed by `recipe`; then those of its steps are counted
+    that fit. What is found stands in the run's configuration.
 
     Args:
         settings: with `minutes` and the vocabulary size; what was given in them stays.
@@ -123,9 +123,8 @@ def plan_run(
     began = time.monotonic()
     left_s = 60 * minutes - spent_s - SAVE_SECONDS
     shape, step_s, speed = _measured_shape(settings, left_s, n_train)
-    config = with_values(settings.config, shape)
-    train = config.train
-    step_tokens = config.model.context_length * train.batch_size * train.accumulation_steps
+    train, model = (config := with_values(settings.config, shape)).train, config.model
+    step_tokens = model.context_length * train.batch_size * train.accumulation_steps
     n_evaluations, left_s = _evaluations(left_s, step_s / 3 * n_val / step_tokens)
     left_s -= time.monotonic() - began
     max_steps = _steps_that_fit(train, left_s, step_s, speed)
