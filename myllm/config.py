@@ -88,7 +88,8 @@ class GPTConfig:
         low, high = self.rope_low_freq_factor, self.rope_high_freq_factor
         if not 0 < low < high < math.inf:
             raise ConfigError(
-                f"rope_low_freq_factor {low}, rope_high_freq_factor {high}: must be above 0 and rise"
+                f"rope_low_freq_factor {low} and rope_high_freq_factor {high}: the first must be "
+                "above 0 and below the second"
             )
         check_choice("position", self.position, POSITIONS)
         check_choice("norm", self.norm, NORM_NAMES)
