@@ -65,10 +65,7 @@ class GPTConfig:
     attention: str | None = None  # flash (fused kernel), manual; they agree (None: the faster)
 
     def validate(self) -> GPTConfig:
-        """Checks every value and how they fit together.
-
-        Returns:
-            The configuration itself, so that a call can be chained.
+        """Checks every value and how they fit together; returns itself.
 
         Raises:
             ConfigError: with the value, the limit and the remedy.

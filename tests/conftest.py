@@ -95,13 +95,6 @@ def device() -> torch.device:
 
 
 @pytest.fixture
-def here(folder: Path, longer_text: str) -> Path:
-    """A working directory with a text to train on, `text.txt`."""
-    Path("text.txt").write_text(longer_text, encoding="utf-8")
-    return folder
-
-
-@pytest.fixture
 def bpe() -> BPETokenizer:
     return BPETokenizer(300).train(TEXT)
 

@@ -1,164 +1,126 @@
-"""The house: who may import whom, and what the product must not contain."""
+"""The house: which wing may import which, and what the product must not contain.
+
+`python tests/test_architecture.py` writes the table of docs/development.md anew.
+"""
 
 from __future__ import annotations
 
 import ast
+import doctest
+import importlib
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent / "myllm"
-TOKENIZERS = {"tokenizer_base", "char_tokenizer", "bpe_tokenizer", "imported_tokenizer"}
-LOW = TOKENIZERS | {"errors", "registry", "config", "tokenizer"}
-MIDDLE = LOW | {
-    "cache",
-    "model",
-    "optim",
-    "device",
-    "sources",
-    "data",
-    "dataset",
-    "debug",
-    "corpora",
-}
-HIGH = MIDDLE | {"checkpoint", "weights", "evaluate", "acceleration", "progress"}
-VERB = {"api", "config", "errors", "parse", "verb"}
+PROJECT = Path(__file__).resolve().parent.parent
+ROOT = PROJECT / "myllm"
+PAGE = PROJECT / "docs" / "development.md"
+BEGIN, END = "<!-- rooms: begin -->", "<!-- rooms: end -->"
+MAX_LINES, MAX_FUNCTION_LINES = 400, 50
+
+GROUND = {"errors", "registry"}
+LOW = GROUND | {"config", "presets", "system"}
+TEXT = LOW | {"tokenizer"}
+MIDDLE = TEXT | {"data", "model", "runs"}
+# wing, or file beside the wings → the others that it may import
 MAY_IMPORT: dict[str, set[str]] = {
-    "__init__": set(),
-    "__main__": {"cli"},
     "errors": set(),
     "registry": {"errors"},
-    "config": {"errors", "registry"},
-    "tokenizer_base": {"errors", "registry"},
-    "imported_tokenizer": {"errors", "tokenizer_base"},
-    "tokenizer": {"errors", "imported_tokenizer", "tokenizer_base"},
-    "layouts": {"config", "errors", "registry"},
-    "model_card": LOW | {"checkpoint"},
-    "hf_export": LOW | {"checkpoint", "layouts", "model_card", "storage"},
-    "hf_import": LOW | {"checkpoint", "hf_export", "layouts", "model", "progress", "storage"},
-    "gguf_tokenizer": LOW,
-    "gguf_export": LOW | {"checkpoint", "layouts", "gguf_tokenizer", "model", "storage"},
-    "onnx_export": LOW | {"checkpoint", "hf_export", "model", "storage", "weights"},
-    "readers": LOW | {"checkpoint", "model", "weights"},
-    "compare": LOW | {"checkpoint", "machine", "readers"},
-    "formats": LOW
-    | {"checkpoint", "compare", "gguf_export", "hf_export", "onnx_export", "readers"},
-    "device": {"config", "errors", "registry"},
-    "cache": {"config", "errors"},
-    "dropout": set(),
-    "model": {"cache", "config", "dropout", "errors", "registry"},
-    "optim": {"config", "errors", "registry"},
-    "corpora": {"errors", "registry"},
-    "sources": {"config", "errors", "registry"},
-    "atomic": {"errors", "registry"},
-    "signals": {"errors", "registry"},
-    "safetensors_adapter": set(),
-    "token_file": LOW | {"atomic"},
-    "prepare": LOW | {"atomic", "sources", "token_file"},
-    "dataset": {"errors", "registry"},
-    "checkpoint": {"atomic", "errors", "safetensors_adapter"},
-    "run_folder": LOW | {"atomic", "checkpoint", "progress"},
-    "weights": LOW | {"checkpoint", "model", "run_folder"},
-    "saving": {"checkpoint", "errors", "run_folder"},
-    "verify": LOW | {"atomic", "checkpoint", "progress", "run_folder"},
-    "progress": {"debug"},
-    "evaluate": LOW | {"model"},
-    "acceleration": LOW | {"model", "evaluate"},
-    "decode": {"cache", "model"},
-    "sampling": {"config"},
-    "generate": LOW | {"cache", "decode", "model", "sampling", "device", "checkpoint", "weights"},
-    "chat": LOW | {"generate"},
-    "harness": LOW | {"generate"},
-    "step": LOW | {"dataset", "device", "loss", "model", "optim", "schedules", "torch_adapter"},
-    "train": HIGH | {"observer", "profiler", "saver", "signals", "step"},
-    "benchmark": HIGH,
-    "machine": set(),
-    "memory": LOW | {"dataset", "device", "loss", "machine", "model", "optim", "torch_adapter"},
-    "presets": {"config", "registry"},
-    "planner": {"benchmark", "compile", "config", "device", "errors", "model", "presets"},
-    "terminal": set(),
-    "display": {"metrics", "observer", "terminal", "token_file", "train"},
-    "session": HIGH
-    | {
-        "memory",
-        "planner",
-        "prepare",
-        "presets",
-        "run_folder",
-        "schedules",
-        "token_file",
-        "train",
-    },
-    "run": HIGH | {"formats", "generate", "prepare", "run_folder", "state", "verify"},
-    "api": {
-        *("benchmark", "config", "display", "errors", "generate", "hf_import", "observer"),
-        *("prepare", "presets", "run", "run_folder", "session", "terminal", "token_file"),
-    },
-    "verb": set(),
-    "parse": LOW | {"corpora", "presets"},
-    "verbs_benchmark": VERB,
-    "verbs_evaluate": VERB,
-    "verbs_export": VERB | {"compare", "run", "terminal"},
-    "verbs_generate": VERB | {"terminal"},
-    "verbs_prepare": VERB,
-    "verbs_train": VERB | {"presets", "run"},
-    "verbs_verify": VERB | {"terminal"},
-    "verbs_write": VERB | {"chat"},
-    "cli": {
-        *("device", "errors", "machine", "parse", "registry", "signals", "terminal", "verb"),
-        *(path.stem for path in ROOT.glob("verbs_*.py")),
-    },
+    "config": GROUND,
+    "presets": GROUND | {"config"},
+    "system": GROUND | {"config"},
+    "tokenizer": GROUND,
+    "data": TEXT,
+    "model": GROUND | {"config"},
+    "runs": TEXT | {"model"},
+    "train": MIDDLE,
+    "generate": MIDDLE,
+    "formats": MIDDLE | {"generate", "train"},
+    "display": MIDDLE | {"train"},
+    "api": MIDDLE | {"display", "formats", "generate", "train"},
+    "cli": MIDDLE | {"api", "display", "formats", "generate", "train"},
+    "__init__": set(),  # hands on what `api` and others define, when it is asked for
+    "__main__": {"cli"},
 }
-WITHOUT_TORCH = LOW | {
-    "presets",
-    "parse",
-    "verb",
-    "terminal",
-    "corpora",
-    "machine",
-    "sources",
-    "atomic",
-    "signals",
-    "prepare",
-    "token_file",
-}
+WITHOUT_TORCH = {"errors", "registry", "config", "presets", "tokenizer"}
+WITHOUT_TORCH |= {f"data.{room}" for room in ("sources", "corpora", "prepare", "token_file")}
+WITHOUT_TORCH |= {f"system.{room}" for room in ("machine", "signals", "terminal", "atomic")}
+WITHOUT_TORCH |= {"cli.main", "cli.parse"}
+NETWORK = {"socket", "http", "urllib", "requests", "httpx", "ssl", "ftplib", "huggingface_hub"}
 
 
+def room_of(path: Path) -> str:
+    """`train.step` of `myllm/train/step.py`, `train` of `myllm/train/__init__.py`."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)
+
+
+FILES = {room_of(path): path for path in sorted(ROOT.rglob("*.py"))}
+ROOMS = list(FILES)
+INSIDE = [room for room in ROOMS if room not in ("__init__", "__main__")]
+
+
+def wing_of(room: str) -> str:
+    return room.split(".")[0]
+
+
+@cache
 def tree_of(room: str) -> ast.Module:
-    tree = ast.parse((ROOT / f"{room}.py").read_text(encoding="utf-8"))
-    # what only runs as `python -m myllm.<room>` is the command line's
-    tree.body = [node for node in tree.body if "__main__" not in ast.unparse(node).split("\n")[0]]
-    return tree
+    return ast.parse(FILES[room].read_text(encoding="utf-8"))
 
 
-def imports_of(room: str) -> set[str]:
-    """The modules that a room imports anywhere, also inside its functions."""
+def imports_of(room: str, at_once: bool = False) -> set[str]:
+    """The modules that a room imports: anywhere, or only those that importing it imports."""
     found: set[str] = set()
-    for node in ast.walk(tree_of(room)):
+    for node in _imports(tree_of(room), at_once):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            if node.module == "myllm":
-                found |= {f"myllm.{alias.name}" for alias in node.names if alias.name[0] != "_"}
-            else:
-                found.add(node.module)
+            continue
+        assert node.level == 0 and node.module, f"{room}: imports are written out"
+        for alias in node.names:
+            full = f"{node.module}.{alias.name}"
+            found.add(full if full.removeprefix("myllm.") in FILES else node.module)
     return found
 
 
-def test_every_room_is_in_the_table():
-    assert {path.stem for path in ROOT.glob("*.py")} == set(MAY_IMPORT)
+def _imports(node: ast.AST, at_once: bool) -> list[ast.Import | ast.ImportFrom]:
+    found: list[ast.Import | ast.ImportFrom] = []
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, (ast.Import, ast.ImportFrom)):
+            found.append(child)
+        elif isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING":
+            continue  # for readers of types only
+        elif not (at_once and isinstance(child, (ast.FunctionDef, ast.Lambda))):
+            found += _imports(child, at_once)
+    return found
 
 
-@pytest.mark.parametrize("room", MAY_IMPORT)
+def rooms_imported_by(room: str, at_once: bool = False) -> set[str]:
+    """The rooms of this program among them."""
+    names = {name.removeprefix("myllm.") for name in imports_of(room, at_once) if "myllm" in name}
+    return {"__init__" if name == "myllm" else name for name in names} & set(FILES)
+
+
+def test_every_wing_is_in_the_table():
+    assert {wing_of(room) for room in ROOMS} == set(MAY_IMPORT)
+
+
+@pytest.mark.parametrize("room", ROOMS)
 def test_imports_go_down(room):
-    found = {name.split(".")[1] for name in imports_of(room) if name.startswith("myllm.")}
-    assert found <= MAY_IMPORT[room]
+    wing = wing_of(room)
+    others = {wing_of(found) for found in rooms_imported_by(room)} - {wing, "__init__"}
+    assert others <= MAY_IMPORT[wing]
 
 
-def test_no_circles():
-    """The table itself can be put into an order in which imports only go down."""
-    left = dict(MAY_IMPORT)
+@pytest.mark.parametrize("level", ["wings", "files"])
+def test_no_circles(level):
+    """Wings, and the files inside of them, can be put into an order in which imports go down."""
+    if level == "wings":
+        left = {wing: below - {wing} for wing, below in MAY_IMPORT.items()}
+    else:
+        left = {room: rooms_imported_by(room) - {room, "__init__"} for room in ROOMS}
     while left:
         free = [room for room, below in left.items() if not below & set(left)]
         assert free, f"a circle among {sorted(left)}"
@@ -166,51 +128,21 @@ def test_no_circles():
             del left[room]
 
 
-@pytest.mark.parametrize("room", sorted(WITHOUT_TORCH))
-def test_no_torch_in(room):
-    assert not {name for name in imports_of(room) if name.split(".")[0] == "torch"}
+@pytest.mark.parametrize("room", ROOMS)
+def test_torch_is_imported_where_it_is_needed(room):
+    """Help, settings and the rooms of text answer without it: it takes seconds."""
+    if room not in WITHOUT_TORCH and wing_of(room) not in WITHOUT_TORCH:
+        return
+    seen, waiting = set(), {room}
+    while waiting:
+        found = waiting.pop()
+        seen.add(found)
+        assert not {name for name in imports_of(found, True) if name.split(".")[0] == "torch"}
+        packages = {found.rpartition(".")[0]} & set(FILES)  # importing a room imports its wing
+        waiting |= (rooms_imported_by(found, True) | packages) - seen
 
 
-def private_torch(tree: ast.Module) -> set[str]:
-    """Private names of PyTorch that a room touches: `torch._x`, `from torch.x import _y`, strings
-    that name a private module, and private attributes that PyTorch gives to its objects."""
-    found: set[str] = set()
-    for node in ast.walk(tree):
-        names: list[str] = []
-        if isinstance(node, ast.Attribute):
-            whole = ast.unparse(node)
-            known = node.attr in ("_cdata", "_compiled_call_impl", "_call_impl")
-            names = [f"torch.{whole}" if known else whole]
-        elif isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            names = [f"{node.module}.{alias.name}" for alias in node.names]
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-            names = [node.value] if re.fullmatch(r"torch[\w.]+", node.value) else []
-        found |= {n for n in names if re.match(r"torch\b.*\._(?!_)", n)}
-    return found
-
-
-def test_private_names_of_torch_are_recognised():
-    lines = (
-        "torch._foreach_mul_(a)",
-        "import torch._inductor.config",
-        "x = t._cdata",
-        "from torch._subclasses import a",
-        "from torch.optim import _b",
-        "'torch._dynamo'",
-    )
-    assert all(private_torch(ast.parse(line)) for line in lines)
-    assert not private_torch(ast.parse("torch.__version__; self._torch; torch.optim.adamw"))
-
-
-@pytest.mark.parametrize("room", sorted(set(MAY_IMPORT) - {"torch_adapter"}))
-def test_no_private_names_of_torch_in(room):
-    """They are `torch_adapter`'s, whose tests tell when a new version breaks them."""
-    assert not private_torch(tree_of(room))
-
-
-@pytest.mark.parametrize("room", MAY_IMPORT)
+@pytest.mark.parametrize("room", ROOMS)
 def test_no_code_from_data(room):
     """No pickle, no evaluation of text, no torch.load."""
     for node in ast.walk(tree_of(room)):
@@ -220,12 +152,33 @@ def test_no_code_from_data(room):
     assert not {"pickle", "marshal", "shelve"} & imports_of(room)
 
 
-@pytest.mark.parametrize("room", set(MAY_IMPORT) - {"__init__", "__main__"})
+@pytest.mark.parametrize("room", [room for room in ROOMS if room != "system.torch_adapter"])
+def test_private_names_of_torch_are_in_the_adapter(room):
+    names = [name for name in imports_of(room) if name.split(".")[0] == "torch"]
+    names += [
+        ast.unparse(node)
+        for node in ast.walk(tree_of(room))
+        if isinstance(node, ast.Attribute) and ast.unparse(node).startswith("torch.")
+    ]
+    assert not [name for name in names if re.search(r"\._[a-z]", name)]
+
+
+@pytest.mark.parametrize("room", INSIDE)
 def test_docstring_opens_with_the_room(room):
     assert (ast.get_docstring(tree_of(room)) or "").startswith("Room: ")
 
 
-@pytest.mark.parametrize("room", MAY_IMPORT)
+@pytest.mark.parametrize("room", ROOMS)
+def test_files_and_functions_are_short(room):
+    """More says that a concept in there wants its own name."""
+    assert len(FILES[room].read_text(encoding="utf-8").splitlines()) <= MAX_LINES
+    for node in ast.walk(tree_of(room)):
+        if isinstance(node, ast.FunctionDef):
+            assert node.end_lineno is not None
+            assert node.end_lineno - node.lineno < MAX_FUNCTION_LINES, node.name
+
+
+@pytest.mark.parametrize("room", ROOMS)
 def test_text_files_name_their_encoding(room):
     for node in ast.walk(tree_of(room)):
         if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(
@@ -234,35 +187,45 @@ def test_text_files_name_their_encoding(room):
             assert "encoding" in {keyword.arg for keyword in node.keywords}, ast.unparse(node)
 
 
-@pytest.mark.parametrize(
-    "room",
-    [
-        "char_tokenizer",
-        "bpe_tokenizer",
-        "registry",
-        "config",
-        "cache",
-        "model",
-        "generate",
-        "display",
-    ],
-)
-def test_examples_in_docstrings(room):
-    import doctest
-    import importlib
-
-    result = doctest.testmod(importlib.import_module(f"myllm.{room}"))
-    assert not result.failed
+WITH_EXAMPLES = [room for room in ROOMS if ">>> " in FILES[room].read_text(encoding="utf-8")]
 
 
-NETWORK = {"socket", "http", "urllib", "requests", "httpx", "ssl", "ftplib", "huggingface_hub"}
+@pytest.mark.parametrize("room", WITH_EXAMPLES)
+def test_examples_in_docstrings(room, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    name = "myllm" if room == "__init__" else f"myllm.{room}"
+    result = doctest.testmod(importlib.import_module(name))
+    assert result.attempted and not result.failed
 
 
-@pytest.mark.parametrize("room", sorted(set(MAY_IMPORT) - {"corpora", "readers"}))
+@pytest.mark.parametrize("room", sorted(set(ROOMS) - {"data.corpora"}))
 def test_no_network_in(room):
-    """Law 9, by reading: only the room of downloads can reach the network; a reader of exports
-    asks llama.cpp's server, which is in the same process."""
+    """Law 9, by reading: only the room of downloads can reach the network."""
     assert not {name.split(".")[0] for name in imports_of(room)} & NETWORK
+
+
+def table() -> str:
+    """The rooms, what each does, and what it imports of the others: as it is, not as it may be."""
+    lines = ["| room | in → out | imports |", "|---|---|---|"]
+    for room in sorted(INSIDE, key=lambda room: (_height(wing_of(room)), room)):
+        first = (ast.get_docstring(tree_of(room)) or "").split("\n\n")[0]
+        sentence = re.split(r"\.(?:\s|$)", " ".join(first.split()))[0].removeprefix("Room: ")
+        found = sorted(rooms_imported_by(room) - {"__init__"})
+        own = wing_of(room)
+        shown = [name if wing_of(name) != own else f"·{name.rpartition('.')[2]}" for name in found]
+        path = FILES[room].relative_to(ROOT).as_posix()
+        lines.append(f"| `{path}` | {sentence} | {', '.join(shown) or '–'} |")
+    return "\n".join(lines)
+
+
+def _height(wing: str) -> int:
+    return 1 + max((_height(below) for below in MAY_IMPORT[wing]), default=0)
+
+
+def test_the_guide_states_what_is_imported():
+    page = PAGE.read_text(encoding="utf-8")
+    found = page.partition(BEGIN)[2].partition(END)[0].strip()
+    assert found == table(), "python tests/test_architecture.py writes it anew"
 
 
 def test_nothing_from_the_network_is_needed(tmp_path, monkeypatch, longer_text):
@@ -288,3 +251,10 @@ def test_nothing_from_the_network_is_needed(tmp_path, monkeypatch, longer_text):
         "prepare text.txt --out prepared",
     ):
         assert main(command.split()) == 0, command
+
+
+if __name__ == "__main__":
+    content = PAGE.read_text(encoding="utf-8")
+    before, _, rest = content.partition(BEGIN)
+    after = rest.partition(END)[2]
+    PAGE.write_text(f"{before}{BEGIN}\n{table()}\n{END}{after}", encoding="utf-8")

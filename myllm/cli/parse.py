@@ -345,7 +345,7 @@ def _add_help(group: Any, flag: Flag, default: Any, choices: Iterable[str]) -> N
     group.add_argument(f"--{flag.flag}", metavar=metavar, help=text)
 
 
-def comment_of(owner: type[Any], name: str) -> str:
+def comment_of(owner: Any, name: str) -> str:
     """The comment on the line of a field, which is its help."""
     if owner not in _sources:
         _sources[owner] = inspect.getsource(owner)  # parses the whole file each time: 10 ms

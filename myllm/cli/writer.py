@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from myllm.config import SamplingConfig
-from myllm.display import printable
 from myllm.errors import InputError
 from myllm.generate.generator import TextGenerator
 from myllm.registry import nearest
+from myllm.system.terminal import printable
 
 HELP = """\
 Write the beginning of a text, and the model continues it. Then:

@@ -103,8 +103,8 @@ def plan_run(
 ) -> dict[str, Any]:
     """The values with which a run ends `minutes` after the program began: the layer `plan`.
 
-    The shape follows from the machine's speed by `recipe`; then some of its steps are timed, and
-    those that fit are counted. What is found stands in the run's configuration.
+    The shape follows from the machine's speed by `recipe`; then some of its steps are timed, to
+    count those that fit. What is found stands in the run's configuration.
 
     Args:
         settings: with `minutes` and the vocabulary size; what was given in them stays.
@@ -119,16 +119,15 @@ def plan_run(
     assert minutes is not None
     if settings.chosen("size"):
         raise ConfigError("both --size and --minutes choose the model's shape: give one of them")
-    n_train, n_val = (sum(end - start for start, end in r) for r in (train_ranges, val_ranges))
-    began = time.monotonic()
-    left_s = 60 * minutes - spent_s - SAVE_SECONDS
+    n_train, n_val = _length(train_ranges), _length(val_ranges)
+    began, left_s = time.monotonic(), 60 * minutes - spent_s - SAVE_SECONDS
     shape, step_s, speed = _measured_shape(settings, left_s, n_train)
-    config = with_values(settings.config, shape)
-    train = config.train
-    step_tokens = config.model.context_length * train.batch_size * train.accumulation_steps
+    planned = with_values(settings.config, shape)
+    step_tokens = planned.model.context_length * planned.train.batch_size
+    step_tokens *= planned.train.accumulation_steps
     n_evaluations, left_s = _evaluations(left_s, step_s / 3 * n_val / step_tokens)
     left_s -= time.monotonic() - began
-    max_steps = _steps_that_fit(train, left_s, step_s, speed)
+    max_steps = _steps_that_fit(planned.train, left_s, step_s, speed)
     if max_steps < 10:
         raise ConfigError(
             f"minutes {minutes}: a step takes {step_s:.2g} s here and preparing took "
@@ -146,6 +145,10 @@ def plan_run(
         "eval_interval": math.ceil(max_steps / n_evaluations),
     }
     return {**shape, **_free(settings, steps)}
+
+
+def _length(ranges: Sequence[tuple[int, int]]) -> int:
+    return sum(end - start for start, end in ranges)
 
 
 def _free(settings: Resolved, values: Mapping[str, Any]) -> dict[str, Any]:
