@@ -39,8 +39,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "generate": MIDDLE,
     "formats": MIDDLE | {"generate", "train"},
     "display": MIDDLE | {"train"},
-    "api": MIDDLE | {"display", "formats", "generate", "train"},
-    "cli": MIDDLE | {"api", "display", "formats", "generate", "train"},
+    "run": MIDDLE | {"formats", "generate", "train"},
+    "api": MIDDLE | {"display", "formats", "generate", "run", "train"},
+    "cli": MIDDLE | {"api", "display", "formats", "generate", "run", "train"},
     "__init__": set(),  # hands on what `api` and others define, when it is asked for
     "__main__": {"cli"},
 }
@@ -107,7 +108,7 @@ def test_every_wing_is_in_the_table():
     assert {wing_of(room) for room in ROOMS} == set(MAY_IMPORT)
 
 
-@pytest.mark.parametrize("room", ROOMS)
+@pytest.mark.parametrize("room", [room for room in ROOMS if not room.endswith("__main__")])
 def test_imports_go_down(room):
     wing = wing_of(room)
     others = {wing_of(found) for found in rooms_imported_by(room)} - {wing, "__init__"}
@@ -120,7 +121,8 @@ def test_no_circles(level):
     if level == "wings":
         left = {wing: below - {wing} for wing, below in MAY_IMPORT.items()}
     else:
-        left = {room: rooms_imported_by(room) - {room, "__init__"} for room in ROOMS}
+        starters = {"__init__", "train.__main__"}  # python -m myllm.train is the command line
+        left = {r: rooms_imported_by(r) - {r, *starters} for r in ROOMS if r not in starters}
     while left:
         free = [room for room, below in left.items() if not below & set(left)]
         assert free, f"a circle among {sorted(left)}"
@@ -187,7 +189,12 @@ def test_text_files_name_their_encoding(room):
             assert "encoding" in {keyword.arg for keyword in node.keywords}, ast.unparse(node)
 
 
-WITH_EXAMPLES = [room for room in ROOMS if ">>> " in FILES[room].read_text(encoding="utf-8")]
+# those of the Python face need a trained run: tests/test_api.py has one
+WITH_EXAMPLES = [
+    room
+    for room in sorted(set(ROOMS) - {"api", "run"})
+    if ">>> " in FILES[room].read_text(encoding="utf-8")
+]
 
 
 @pytest.mark.parametrize("room", WITH_EXAMPLES)
@@ -198,9 +205,10 @@ def test_examples_in_docstrings(room, tmp_path, monkeypatch):
     assert result.attempted and not result.failed
 
 
-@pytest.mark.parametrize("room", sorted(set(ROOMS) - {"data.corpora"}))
+@pytest.mark.parametrize("room", sorted(set(ROOMS) - {"data.corpora", "formats.readers"}))
 def test_no_network_in(room):
-    """Law 9, by reading: only the room of downloads can reach the network."""
+    """Law 9, by reading: only the room of downloads can reach the network, and the one that asks
+    llama.cpp's server in this process."""
     assert not {name.split(".")[0] for name in imports_of(room)} & NETWORK
 
 

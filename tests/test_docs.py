@@ -22,6 +22,11 @@ DEVELOPMENT = (ROOT / "docs" / "development.md").read_text(encoding="utf-8")
 BENCHMARKS = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
 EXPORT = (ROOT / "docs" / "export.md").read_text(encoding="utf-8")
 RELIABILITY = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
+USAGE = (ROOT / "docs" / "usage.md").read_text(encoding="utf-8")
+DATA = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
+FILES = (ROOT / "docs" / "files.md").read_text(encoding="utf-8")
+TOUR = (ROOT / "docs" / "tour.md").read_text(encoding="utf-8")
+PAGES = [README, USAGE, DATA, FILES, TOUR, DEVELOPMENT, BENCHMARKS, EXPORT, RELIABILITY]
 
 TINY_MODEL = "--d-model 32 --n-layers 1 --n-heads 2 --context-length 16 --batch-size 2".split()
 SMALLER = {
@@ -34,6 +39,7 @@ SMALLER = {
     "resume": "--max-steps 3 --device cpu".split(),
     "generate": "--max-new-tokens 4 --device cpu".split(),
     "chat": "--max-new-tokens 4 --device cpu".split(),
+    "write": "--max-new-tokens 4 --device cpu".split(),
     "evaluate": "--device cpu".split(),
     "prepare": [],
     "benchmark": [*TINY_MODEL, *"--iterations 2 --device cpu".split()],
@@ -60,6 +66,18 @@ def transcripts(text: str) -> list[tuple[list[str], list[str]]]:
         assert first.startswith("$ myllm ")
         found.append((shlex.split(first.removeprefix("$ myllm ")), lines))
     return found
+
+
+def inline_commands() -> list[list[str]]:
+    """The arguments of every `myllm …` with a flag in the running text: flags stand with a verb."""
+    found = re.findall(
+        r"`myllm ([^`]* --[^`]*)`", re.sub(r"```.*?```", "", "".join(PAGES), flags=re.S)
+    )
+    return [shlex.split(" ".join(text.split())) for text in found if "VERB" not in text]
+
+
+# flags of ours that a help does not list, and those of other programs
+OTHERS = {"--compile", "--no-compile", "--help", "--version", "--ignore-missing-imports"}
 
 
 def as_pattern(lines: list[str]) -> str:
@@ -116,11 +134,17 @@ class TestREADME:
         assert "pip install -r requirements-dev.txt && pytest tests/" in lines
 
     def test_shows_every_verb(self) -> None:
-        assert {args[0] for args in commands(README)} == set(VERBS) - {"write"}  # shown as chat
+        """The README and the page on usage, one of them."""
+        shown = {args[0] for args in commands(README + USAGE)}
+        inline = set(re.findall(r"`myllm ([a-z-]+)", README + USAGE))
+        assert shown | inline >= set(VERBS)
+
+    def test_is_short(self) -> None:
+        assert len(README.splitlines()) <= 120
 
     @pytest.mark.parametrize(
         "args",
-        commands(README + DEVELOPMENT + BENCHMARKS) + [args for args, _ in transcripts(EXPORT)],
+        commands("".join(PAGES)) + inline_commands() + [args for args, _ in transcripts(EXPORT)],
         ids=shlex.join,
     )
     def test_every_command_is_understood(self, args: list[str], folder: Path) -> None:
@@ -131,9 +155,7 @@ class TestREADME:
         options, _ = VERBS[args[0]]
         assert isinstance(parse(options, args[0], args[1:]), options)
 
-    @pytest.mark.parametrize(
-        "text", [README, DEVELOPMENT, BENCHMARKS, EXPORT, RELIABILITY], ids=lambda text: text[:9]
-    )
+    @pytest.mark.parametrize("text", PAGES, ids=lambda text: text[2:20].splitlines()[0])
     def test_every_flag_exists(self, text: str, capsys: pytest.CaptureFixture[str]) -> None:
         for verb in VERBS:
             assert main([verb, "--help"]) == 0
@@ -145,11 +167,11 @@ class TestREADME:
             if not re.match(r"(pytest|black|isort|fl|python|lm-eval)", line)
         ]
         named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", "\n".join(lines)))
-        assert named - known - {"--compile", "--no-compile", "--ignore-missing-imports"} == set()
+        assert named - known - OTHERS == set()
 
     @pytest.mark.slow
     def test_every_command_does_its_work(self, folder: Path) -> None:
-        for args in commands(README):
+        for args in commands(README + USAGE):
             if "--data" in args:  # the one that needs the network
                 continue
             kinds = [kind for kind in ("resume", "from") if f"--{kind}" in args]
@@ -157,7 +179,7 @@ class TestREADME:
             if "--config" in args:
                 args += ["--n-heads", "2"]
             text = (
-                "Once upon\n/probs\n/quit\n" if args[0] == "chat" else "On and on it went. " * 99
+                "Once upon\n/probs\n/quit\n" if args[0] == "write" else "On and on it went. " * 99
             )
             done = subprocess.run(
                 [sys.executable, "-m", "myllm", *args],
@@ -199,6 +221,29 @@ class TestDevelopment:
         chosen = ["--tokenizer", "mine", "--attention", "mine", "--schedule", "mine"]
         assert main(["train", "novel.txt", "--quiet", *SMALLER["train"], *chosen]) == 0
 
-    def test_the_module_tree_is_complete(self) -> None:
-        rooms = {path.name for path in (ROOT / "myllm").glob("*.py") if path.stem[0] != "_"}
-        assert rooms == set(re.findall(r"^\| \d \| `(\w+\.py)`", DEVELOPMENT, re.MULTILINE))
+
+PYTHON = [
+    pytest.param(block, id=f"{page[2:12].strip()}-{i}")
+    for page in (README, USAGE, TOUR)
+    for i, block in enumerate(blocks(page, "python"))
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("block", PYTHON)
+def test_python_runs_as_it_stands(block: str, folder: Path) -> None:
+    """But for a smaller model and fewer steps."""
+    tiny = "max_steps=2, d_model=32, n_layers=1, n_heads=2, context_length=16, batch_size=2"
+    smaller = block.replace("max_steps=300", f"{tiny}, vocab_size=300, device='cpu'")
+    done = subprocess.run(
+        [sys.executable, "-c", smaller], capture_output=True, text=True, encoding="utf-8"
+    )
+    assert done.returncode == 0 and done.stdout.strip(), done.stderr
+
+
+def test_the_tour_has_an_experiment_for_each_file() -> None:
+    """Nine files that exist, with code to try, and what they borrow explained."""
+    files = re.findall(r"^## \d \[`(myllm/[\w/]+\.py)`\]", TOUR, re.MULTILINE)
+    assert len(files) == len(blocks(TOUR, "python")) == 9
+    lines = sum(len((ROOT / f).read_text(encoding="utf-8").splitlines()) for f in files)
+    assert abs(lines - int(re.findall(r"about ([\d,]+) lines", TOUR)[0].replace(",", ""))) < 150
