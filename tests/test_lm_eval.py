@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from myllm.huggingface import export_huggingface
+from myllm.formats.hf_export import export_huggingface
 from myllm.runs.folder import RunFolder
 
 slow = pytest.mark.slow
