@@ -60,12 +60,17 @@ _HOMES = {
 _VERBS = ("train", "runs")
 
 
+def _api() -> ModuleType:
+    # a container may grant fewer cores than PyTorch sees, and it asks once, when it is imported
+    importlib.import_module("myllm.system.machine").use_available_cores()
+    return importlib.import_module("myllm.api")
+
+
 class _Verb(ModuleType):
     """A wing that can be called: it hands on to the function of its name in `myllm.api`."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        function = getattr(importlib.import_module("myllm.api"), self.__name__.split(".")[1])
-        return function(*args, **kwargs)
+        return getattr(_api(), self.__name__.split(".")[1])(*args, **kwargs)
 
 
 class _Face(ModuleType):
@@ -81,7 +86,8 @@ class _Face(ModuleType):
         if name in _VERBS:
             return importlib.import_module(f"myllm.{name}")
         if name in __all__:
-            return getattr(importlib.import_module(_HOMES.get(name, "myllm.api")), name)
+            home = importlib.import_module(_HOMES[name]) if name in _HOMES else _api()
+            return getattr(home, name)
         raise AttributeError(f"module 'myllm' has no attribute {name!r}")
 
     def __dir__(self) -> list[str]:

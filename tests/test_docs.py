@@ -70,9 +70,8 @@ def transcripts(text: str) -> list[tuple[list[str], list[str]]]:
 
 def inline_commands() -> list[list[str]]:
     """The arguments of every `myllm …` with a flag in the running text: flags stand with a verb."""
-    found = re.findall(
-        r"`myllm ([^`]* --[^`]*)`", re.sub(r"```.*?```", "", "".join(PAGES), flags=re.S)
-    )
+    running = re.sub(r"```.*?```", "", "".join(PAGES), flags=re.DOTALL)
+    found = re.findall(r"`myllm ([^`]* --[^`]*)`", running)
     return [shlex.split(" ".join(text.split())) for text in found if "VERB" not in text]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import dataclass
 
 from myllm.cli.parse import Common
@@ -30,7 +29,7 @@ def verify(options: VerifyOptions) -> None:
     if damaged := [finding.name for finding in findings if finding.damage]:
         raise CheckpointError(
             f"run {run.name} is damaged: {', '.join(damaged)}; myllm train --resume "
-            f"{shlex.quote(run.folder.resume_name)} resumes from its newest whole checkpoint"
+            f"{run.folder.resume_name} resumes from its newest whole checkpoint"
         )
 
 

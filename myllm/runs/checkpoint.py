@@ -19,6 +19,7 @@ import json
 import logging
 import os
 import re
+import shlex
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -244,8 +245,9 @@ def _write_checkpoint(checkpoint: Checkpoint, folder: Path) -> None:
 
 
 def resume_name(run: Path) -> str:
-    """What `--resume` takes: the run's name, or its path if it is not in the default folder."""
-    return run.name if run.parent == Path("checkpoints") else str(run)
+    """What `--resume` takes, quoted for a shell: the run's name, or its path if it is not in
+    the default folder."""
+    return shlex.quote(run.name if run.parent == Path("checkpoints") else str(run))
 
 
 def run_write_errors(what: str, run: Path, needed: int = 1 << 12) -> AbstractContextManager[None]:
