@@ -56,15 +56,15 @@ def prepare(folder: Path, text: Path) -> None:
 
 @torch.no_grad()
 def _whole_validation_loss(model: Any, path: Path, block_size: int) -> float:
-    """Mean nats per token over all windows side by side, as `myllm.train.evaluate` does."""
+    """Mean nats per token over all sequences side by side, as `myllm.train.evaluate` does."""
     ids = torch.from_numpy(np.fromfile(path, np.uint16).astype(np.int64))
     model.eval()
     nats, count = 0.0, 0
     for start in range(0, len(ids) - 1, block_size):
-        window = ids[start : start + block_size + 1]
-        _, loss = model(window[None, :-1], window[None, 1:])
-        nats += loss.item() * (len(window) - 1)
-        count += len(window) - 1
+        sequence = ids[start : start + block_size + 1]
+        _, loss = model(sequence[None, :-1], sequence[None, 1:])
+        nats += loss.item() * (len(sequence) - 1)
+        count += len(sequence) - 1
     return nats / count
 
 

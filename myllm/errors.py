@@ -61,7 +61,7 @@ class Interrupted(MyLLMError):
     """A signal asked the program to stop, and it did so in order.
 
     Args:
-        message: what was saved and how to go on.
+        message: what was saved and how to resume.
         signal_number: the signal, so that the exit code can be 128 + its number.
     """
 

@@ -69,7 +69,7 @@ def transcripts(text: str) -> list[tuple[list[str], list[str]]]:
 
 
 def inline_commands() -> list[list[str]]:
-    """The arguments of every `myllm …` with a flag in the running text: flags stand with a verb."""
+    """The arguments of every `myllm …` with a flag in the running text: a flag has its verb."""
     running = re.sub(r"```.*?```", "", "".join(PAGES), flags=re.DOTALL)
     found = re.findall(r"`myllm ([^`]* --[^`]*)`", running)
     return [shlex.split(" ".join(text.split())) for text in found if "VERB" not in text]

@@ -1,4 +1,4 @@
-"""Room: checkpoints → saved by a thread, while training goes on. Knows nothing of the loop."""
+"""Room: checkpoints → saved by a thread, while training continues. Knows nothing of the loop."""
 
 from __future__ import annotations
 

@@ -293,7 +293,7 @@ class Trainer:
         if self.run is None or self._saver is None:
             return
         state = {"progress": self.state.to_json(), "scaler": self.train_step.scaler.state_dict()}
-        facts = {
+        metadata = {
             **self.fingerprint,
             "torch": torch.__version__,
             "threads": torch.get_num_threads(),
@@ -310,7 +310,7 @@ class Trainer:
             )
         optimizer = host_copies(optimizer_tensors(self.model, self.train_step.optimizer))
         files = self.run.small_files()
-        self._saver.save(Checkpoint(self.step, model, optimizer, state, facts, files), is_best)
+        self._saver.save(Checkpoint(self.step, model, optimizer, state, metadata, files), is_best)
 
     def resume(self) -> None:
         """Takes up the run where its last good checkpoint left it, or at its beginning.
