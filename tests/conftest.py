@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import logging
 import random
+import shutil
 import signal
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from cli_place import TINY, Result, words
 from exports import TEXT, odd_models
 from tokenizers import Tokenizer as Engine
 
+from myllm.cli import main
 from myllm.config import GPTConfig
 from myllm.model import GPTModel
 from myllm.tokenizer import BPETokenizer, CharTokenizer
@@ -124,3 +129,63 @@ def foreign(tmp_path, bpe):
         return folder
 
     return save
+
+
+@pytest.fixture
+def tokens(tokenizer, longer_text) -> np.ndarray:
+    return np.array(tokenizer.encode(longer_text[:1200]), np.uint16)
+
+
+@pytest.fixture
+def quiet_terminal(monkeypatch):
+    """No variable that makes a pipe look like a terminal; one thread; the log as it was."""
+    for name in ("FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "CLICOLOR_FORCE"):
+        monkeypatch.delenv(name, raising=False)
+    handlers, level = logging.getLogger("myllm").handlers[:], logging.getLogger("myllm").level
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+    logging.getLogger("myllm").handlers[:] = handlers
+    logging.getLogger("myllm").setLevel(level)
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory):
+    """A place with a text and two trained runs: `chars` and, newer, `story`."""
+    place = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        Path("story.txt").write_text(words(), encoding="utf-8")
+        assert main(["train", "story.txt", "--tokenizer", "char", "--run", "chars", *TINY]) == 0
+        assert main(["train", "story.txt", *TINY]) == 0
+    return place
+
+
+@pytest.fixture
+def empty_folder(tmp_path, monkeypatch):
+    """An empty working directory."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def place(trained, tmp_path, monkeypatch, capsys):
+    """A copy of the trained place to work in."""
+    shutil.copytree(trained, tmp_path / "place")
+    monkeypatch.chdir(tmp_path / "place")
+    capsys.readouterr()
+    return Path(".")
+
+
+@pytest.fixture
+def run(capsys):
+    """Runs the program in this process."""
+
+    def call(*args):
+        code = main([str(arg) for arg in args])
+        out, err = capsys.readouterr()
+        assert "\x1b" not in err
+        return Result(code=code, out=out, err=err, lines=err.splitlines())
+
+    return call

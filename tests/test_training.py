@@ -1,4 +1,4 @@
-"""Training: batches, accumulation, exact resume, evaluation, what goes wrong."""
+"""Training: accumulation, exact resume, what goes wrong."""
 
 from __future__ import annotations
 
@@ -9,10 +9,8 @@ import math
 import os
 import signal
 
-import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 
 from myllm.config import DataConfig, RunConfig, TrainConfig
 from myllm.data.dataset import TextDataset
@@ -21,7 +19,6 @@ from myllm.model import GPTModel
 from myllm.runs.folder import RunFolder
 from myllm.system.torch_adapter import is_compiled
 from myllm.train import Trainer
-from myllm.train.evaluate import evaluate
 from myllm.train.loss import language_loss
 from myllm.train.observer import Observer
 from myllm.train.state import TrainState
@@ -49,11 +46,6 @@ def weights_hash(model: GPTModel) -> str:
 
 
 @pytest.fixture
-def tokens(tokenizer, longer_text) -> np.ndarray:
-    return np.array(tokenizer.encode(longer_text[:1200]), np.uint16)
-
-
-@pytest.fixture
 def new_run(tmp_path, tokenizer, model_config):
     """Makes run folders."""
 
@@ -73,79 +65,6 @@ class StopAt(Observer):
     def on_step(self, step, loss, tokens_per_second):
         if step == self.at:
             os.kill(os.getpid(), self.number)
-
-
-class TestTextDataset:
-    def test_targets_follow_tokens(self):
-        data = TextDataset(np.arange(500), context_length=8, batch_size=3)
-        tokens, targets, mask = data.batch(5)
-        assert mask.all() and mask.shape == tokens.shape
-        assert tokens.shape == targets.shape == (3, 8) and tokens.dtype == torch.int64
-        assert torch.equal(targets, tokens + 1)
-
-    def test_batch_is_a_function_of_seed_and_step(self):
-        """Law 3: no history; another object, another order of asking, the same batch."""
-        ids = np.arange(1000)
-        first = TextDataset(ids, context_length=8, batch_size=3, seed=5)
-        wanted = [first.batch(step)[0] for step in range(100)]
-        second = TextDataset(ids, context_length=8, batch_size=3, seed=5)
-        for step in (99, 0, 50, 98, 1):
-            assert torch.equal(second.batch(step)[0], wanted[step])
-        other = TextDataset(ids, context_length=8, batch_size=3, seed=6)
-        assert not torch.equal(other.batch(0)[0], wanted[0])
-
-    def test_an_epoch_sees_each_sequence_once(self):
-        data = TextDataset(np.arange(1000), context_length=10, batch_size=1)
-        for epoch in (0, 1):
-            rows = [data.batch(epoch * len(data) + i)[0] for i in range(len(data))]
-            seen = torch.cat(rows).ravel().tolist()
-            assert len(seen) == len(set(seen)) >= 0.95 * 1000
-
-    def test_epochs_differ(self):
-        data = TextDataset(np.arange(1000), context_length=10, batch_size=len(range(98)))
-        assert not torch.equal(data.batch(0)[0].sort(0)[0], data.batch(1)[0].sort(0)[0])
-
-    def test_sequences_stay_in_their_ranges(self):
-        ranges = [(0, 100), (150, 300), (310, 400)]
-        data = TextDataset(np.arange(400), ranges, context_length=16, batch_size=4)
-        for step in range(60):
-            tokens, targets, _ = data.batch(step)
-            for first, last in zip(tokens[:, 0].tolist(), targets[:, -1].tolist()):
-                assert any(start <= first and last < end for start, end in ranges)
-
-    def test_no_room(self):
-        with pytest.raises(InputError, match="at most 16 tokens in a row, a sequence needs 17"):
-            TextDataset(np.arange(16), context_length=16)
-
-
-class TestEvaluate:
-    def test_is_the_mean_over_every_token(self, small_model, tokens):
-        """Sequences, batches and padding leave no mark: compared with a plain loop."""
-        ranges = [(0, 40), (100, 117), (200, 202)]
-        total, count = 0.0, 0
-        small_model.eval()
-        for start, end in ranges:
-            for s in range(start, end - 1, 16):
-                ids = torch.tensor(tokens[s : min(s + 17, end)].astype(int))[None]
-                n = ids.shape[1] - 1
-                logits = small_model(ids[:, :-1])
-                total += F.cross_entropy(logits[0], ids[0, 1:], reduction="sum").item()
-                count += n
-        counts = np.full(61, 2)
-        for batch_size in (1, 2, 32):
-            found = evaluate(small_model, tokens, ranges, counts, batch_size)
-            assert found.n_tokens == count == 39 + 16 + 1
-            assert found.loss == pytest.approx(total / count, rel=1e-5)
-            assert found.bits_per_byte == pytest.approx(found.loss / math.log(2) / 2)
-
-    def test_keeps_the_mode(self, small_model, tokens):
-        small_model.train()
-        evaluate(small_model, tokens, [(0, 50)], np.ones(61))
-        assert small_model.training
-
-    def test_too_short(self, small_model):
-        with pytest.raises(InputError, match="too short"):
-            evaluate(small_model, np.array([1]), [(0, 1)], np.ones(61))
 
 
 class TestTrainState:
