@@ -279,4 +279,4 @@ class TestBadInput:
 
     def test_no_such_folder(self, tmp_path, capsys):
         assert main(["import", str(tmp_path / "nothing")]) == 2
-        assert "no folder" in capsys.readouterr().err
+        assert "not a folder" in capsys.readouterr().err

@@ -45,7 +45,7 @@ SHAPE = GPTConfig(vocab_size=61, context_length=16, d_model=32, n_layers=2, n_he
 def variant(request, monkeypatch) -> GPTModel:
     """A model of each variant, with weights large enough that mistakes show."""
     changes, attention = request.param
-    monkeypatch.setattr("myllm.model.QUERY_BLOCK", 5)  # the short texts here have joints, too
+    monkeypatch.setattr("myllm.model.gpt.QUERY_BLOCK", 5)  # the short texts here have joints, too
     torch.manual_seed(1)
     model = GPTModel(dataclasses.replace(SHAPE, attention=attention, **changes)).eval()
     with torch.no_grad():

@@ -55,7 +55,7 @@ def test_training_ends_saved(here, start, number):
     process.send_signal(number)
     _, errors = process.communicate(timeout=180)
     assert process.returncode == 128 + number
-    assert "and saved; go on with: myllm train --resume r" in errors
+    assert "and saved; continue with: myllm train --resume r" in errors
     assert "Traceback" not in errors
     step = int(errors.rsplit("stopped at step ", 1)[1].split()[0])
     assert RunFolder("checkpoints/r").checkpoints.newest_good() == step
