@@ -13,7 +13,7 @@ RUN pip install --no-cache-dir --index-url https://download.pytorch.org/whl/cpu 
 
 COPY pyproject.toml README.md LICENSE ./
 COPY myllm ./myllm
-RUN pip install --no-cache-dir ".[gguf]"
+RUN pip install --no-cache-dir .
 
 RUN useradd --uid 1000 myllm \
     && mkdir /work \

@@ -59,15 +59,12 @@ def export_gguf(
             vectors stay float32.
 
     Raises:
-        InputError: llama.cpp does not know the layout or the tokenizer, or the `gguf` package is
-            missing.
+        InputError: llama.cpp does not know the layout or the tokenizer.
     """
     quantization = options.get("quantize", QUANTIZATIONS[0])
     check_choice("quantize", quantization, QUANTIZATIONS)
-    try:
-        import gguf
-    except ImportError:
-        raise InputError("--to gguf needs the package of that name: pip install gguf") from None
+    import gguf
+
     checkpoint = run.checkpoints.load("best", with_optimizer=False)
     config, tokenizer = run.config.model, run.tokenizer
     tensors = _tensors(config, checkpoint.model, quantization)
