@@ -70,7 +70,16 @@ class _Verb(ModuleType):
     """A wing that can be called: it hands on to the function of its name in `myllm.api`."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return getattr(_api(), self.__name__.split(".")[1])(*args, **kwargs)
+        return self.__wrapped__(*args, **kwargs)
+
+    @property
+    def __wrapped__(self) -> Any:
+        """The function, where `help`, notebooks and `inspect.signature` look for it."""
+        return getattr(_api(), self.__name__.split(".")[1])
+
+    @property
+    def __doc__(self) -> str:  # type: ignore[override]
+        return str(self.__wrapped__.__doc__)
 
 
 class _Face(ModuleType):

@@ -49,7 +49,7 @@ class GPTConfig:
     n_kv_heads: int | None = None  # key and value heads, fewer than n_heads is GQA (None: n_heads)
     head_dim: int | None = None  # width of one head (None: d_model / n_heads)
     d_ff: int | None = None  # inner width of the feed-forward (None: 4 d_model; swiglu: 8/3)
-    dropout: float = 0.1  # share of activations dropped while training, to 1/256
+    dropout: float = 0.1  # share of activations dropped while training (in steps of 1/256)
     bias: bool = True  # biases in the linear layers and in LayerNorm
     position: str = "learned"  # how positions enter: learned, rotary
     norm: str = "layernorm"  # layernorm, rmsnorm

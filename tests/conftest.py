@@ -163,13 +163,6 @@ def trained(tmp_path_factory):
 
 
 @pytest.fixture
-def empty_folder(tmp_path, monkeypatch):
-    """An empty working directory."""
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture
 def place(trained, tmp_path, monkeypatch, capsys):
     """A copy of the trained place to work in."""
     shutil.copytree(trained, tmp_path / "place")

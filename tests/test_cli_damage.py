@@ -145,7 +145,7 @@ class TestFullDisk:
         result = run("train", "--resume", "story", "--max-steps", "9")
         assert_refused(result, 4, announced=len(result.lines) - 1)
 
-    def test_while_preparing(self, empty_folder, run, monkeypatch):
+    def test_while_preparing(self, folder, run, monkeypatch):
         """No room for the tokens is exit 4, too, and leaves nothing."""
         Path("story.txt").write_text(words())
 

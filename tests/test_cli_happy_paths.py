@@ -141,7 +141,7 @@ class TestHappyPaths:
             "story.txt",
         ]
 
-    def test_prepare_then_train_on_the_folder(self, empty_folder, run):
+    def test_prepare_then_train_on_the_folder(self, folder, run):
         """prepare makes a folder, train takes it, the run resumes from it."""
         Path("story.txt").write_text(words())
         made = run("prepare", "story.txt", "--vocab-size", "300", "--out", "data/corpus")
@@ -161,7 +161,7 @@ class TestHappyPaths:
         )
         assert run("train", "story.txt", *TINY).code == 0
 
-    def test_train_on_standard_input_and_resume(self, empty_folder, run, monkeypatch):
+    def test_train_on_standard_input_and_resume(self, folder, run, monkeypatch):
         """A text from a pipe trains, and the run goes on without the pipe."""
         pipe = SimpleNamespace(buffer=io.BytesIO(words().encode()))
         monkeypatch.setattr(sys, "stdin", pipe)
@@ -171,7 +171,7 @@ class TestHappyPaths:
         result = run("train", "--resume", made.name, "--max-steps", "8")
         assert result.code == 0 and "8/8" in result.out
 
-    def test_train_without_a_path_takes_the_manual(self, empty_folder, run, monkeypatch):
+    def test_train_without_a_path_takes_the_manual(self, folder, run, monkeypatch):
         """No path and no network: the text that ships with Python."""
         monkeypatch.setattr("myllm.data.corpora._docstrings", lambda: iter([words(3000)]))
         result = run("train", *TINY)
@@ -221,7 +221,7 @@ class TestHappyPaths:
         assert result.code == 0, result.err
         assert "7/7" in result.out
 
-    def test_benchmark_prints_a_table(self, empty_folder, run):
+    def test_benchmark_prints_a_table(self, folder, run):
         """Speed, share of the measured peak and memory, for small settings."""
         result = run(
             "benchmark", "--d-model", "32", "--n-layers", "1", "--n-heads", "2",
@@ -238,7 +238,7 @@ class TestHappyPaths:
         assert result.code == 0, result.err
         assert run("generate", "the", "--run", preset, "--max-new-tokens", "20").code == 0
 
-    def test_text_of_2000_characters_trains(self, empty_folder, run):
+    def test_text_of_2000_characters_trains(self, folder, run):
         """A short text takes a smaller context, and that is announced."""
         Path("short.txt").write_text(words(2000)[:2000])
         args = [arg for arg in TINY if arg not in ("--context-length", "16")]
@@ -257,20 +257,20 @@ class TestHappyPaths:
         ],
     )
     @pytest.mark.parametrize("kind", ["bpe", "char"])
-    def test_other_scripts_train_and_write(self, empty_folder, run, name, text, kind):
+    def test_other_scripts_train_and_write(self, folder, run, name, text, kind):
         """Chinese, emoji and source text go all the way."""
         Path(name).write_bytes(text.encode())
         assert run("train", name, "--tokenizer", kind, *TINY).code == 0
         assert run("generate", text[:9], "--max-new-tokens", "20").code == 0
         assert run("evaluate", name).code == 0
 
-    def test_model_that_fits_nowhere(self, empty_folder, run):
+    def test_model_that_fits_nowhere(self, folder, run):
         """Exit 6, and which settings to make smaller."""
         Path("a.txt").write_text(words())
         huge = ["--d-model", "65536", "--n-heads", "4096", "--head-dim", "4096"]  # terabytes
         assert_refused(run("train", "a.txt", *huge, "--device", "cpu"), 6, "--d-model")
 
-    def test_file_whose_name_is_not_utf8(self, empty_folder, run):
+    def test_file_whose_name_is_not_utf8(self, folder, run):
         """A name that cannot be written down is refused, and no run is begun."""
         if sys.platform != "linux":
             pytest.skip("file names are Unicode here")

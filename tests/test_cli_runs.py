@@ -11,7 +11,7 @@ pytestmark = pytest.mark.usefixtures("quiet_terminal")
 
 
 class TestFolderOfRuns:
-    def test_hints_work_as_printed(self, empty_folder, run):
+    def test_hints_work_as_printed(self, folder, run):
         """Also with blanks in the names of run and folder."""
         Path("story.txt").write_text(words())
         result = run("train", "story.txt", "--run", "my run", "--runs-dir", "old runs", *TINY)
@@ -96,7 +96,7 @@ class TestRuns:
         assert_refused(run("train", "--resume", "stroy"), 2, "stroy", "chars", "story")
 
     @pytest.mark.parametrize("args", [["generate", "x"], ["write"], ["chat"], ["evaluate"]])
-    def test_no_run_yet(self, empty_folder, run, args):
+    def test_no_run_yet(self, folder, run, args):
         """Exit 2, says how to make one."""
         assert_refused(run(*args), 2, "myllm train")
 

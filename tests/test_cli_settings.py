@@ -84,7 +84,7 @@ class TestSettings:
         """Unknown and impossible flags of each verb are refused alike."""
         assert_refused(run(*args), 2, *parts)
 
-    def test_debug_shows_the_traceback(self, empty_folder, run):
+    def test_debug_shows_the_traceback(self, folder, run):
         """--debug shows where an error comes from, and the line all the same."""
         result = run("train", "missing.txt", "--debug")
         assert result.code == 2
@@ -104,7 +104,7 @@ class TestShowSettings:
         rows = [re.split(r" {2,}", line) for line in result.out.splitlines()]
         return {name: (value, where) for name, value, where in rows}
 
-    def test_each_setting_and_its_layer(self, empty_folder, run):
+    def test_each_setting_and_its_layer(self, folder, run):
         """Every setting is shown once; nothing is trained or written."""
         Path("my.toml").write_text("n_heads = 5\nseed = 4\n")
         args = [
@@ -125,7 +125,7 @@ class TestShowSettings:
         assert rows["tie_weights"] == ("False", "preset llama")
         assert rows["optimizer"] == ("muon", "default")
         assert {"preset", "size", "from_run", "context_length", "minutes"} <= set(rows)
-        assert [path.name for path in empty_folder.iterdir()] == ["my.toml"]
+        assert [path.name for path in folder.iterdir()] == ["my.toml"]
 
     def test_of_runs(self, place, run):
         """A resumed run's settings are its own; one that is begun takes the model only."""
@@ -136,16 +136,16 @@ class TestShowSettings:
         assert rows["d_model"] == ("32", "run story") and rows["learning_rate"][1] == "fine-tuning"
         assert hashes("checkpoints") == before
 
-    def test_what_cannot_work_is_refused(self, empty_folder, run):
+    def test_what_cannot_work_is_refused(self, folder, run):
         """As training would."""
         assert_refused(run("train", "--d-model", "7", "--show-settings"), 2, "d_model 7")
         assert_refused(run("train", "--schedule", "cosin", "--show-settings"), 2, "cosine")
 
-    def test_plan(self, empty_folder, run):
+    def test_plan(self, folder, run):
         """With a time the machine is measured; without a text nothing is extracted."""
         rows = self.rows(run("train", "--minutes", "1", "--show-settings"))
         assert {rows[name][1] for name in ("d_model", "max_steps", "dropout")} == {"plan"}
-        assert not list(empty_folder.iterdir())
+        assert not list(folder.iterdir())
         Path("story.txt").write_text(words())
         flags = ["--minutes", "1", "--d-model", "32", "--n-heads", "2", "--max-steps", "9"]
         rows = self.rows(run("train", "story.txt", *flags, "--show-settings"))

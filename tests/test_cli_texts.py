@@ -11,7 +11,7 @@ pytestmark = pytest.mark.usefixtures("quiet_terminal")
 
 
 class TestTexts:
-    def test_no_such_file(self, empty_folder, run):
+    def test_no_such_file(self, folder, run):
         """Exit 2, names it, makes nothing."""
         for verb in ("train", "prepare"):
             assert_refused(run(verb, "missing.txt"), 2, "missing.txt")
@@ -21,23 +21,23 @@ class TestTexts:
         """evaluate names what is not there."""
         assert_refused(run("evaluate", "missing.txt"), 2, "missing.txt")
 
-    def test_empty_file(self, empty_folder, run):
+    def test_empty_file(self, folder, run):
         """Exit 2, names it."""
         Path("void.txt").touch()
         assert_refused(run("train", "void.txt", *TINY), 2, "void.txt", "empty")
 
-    def test_empty_folder(self, empty_folder, run):
+    def test_empty_folder(self, folder, run):
         """Exit 2, names it."""
         Path("corpus").mkdir()
         assert_refused(run("train", "corpus", *TINY), 2, "corpus")
 
-    def test_folder_of_binaries(self, empty_folder, run):
+    def test_folder_of_binaries(self, folder, run):
         """Exit 2, names it."""
         Path("corpus").mkdir()
         Path("corpus/a.png").write_bytes(b"\x89PNG\r\n\x1a\n\0\0\0")
         assert_refused(run("train", "corpus", *TINY), 2, "corpus", "binary")
 
-    def test_not_utf8(self, empty_folder, run):
+    def test_not_utf8(self, folder, run):
         """Exit 2 with file and byte offset; the flags it names help."""
         Path("old.txt").write_bytes(b"plain " * 1000 + "café ".encode("latin-1") * 300)
         result = run("train", "old.txt", *TINY)
@@ -46,20 +46,20 @@ class TestTexts:
         assert run("train", "old.txt", "--encoding-errors", "replace", *TINY).code == 0
         assert run("train", "old.txt", "--encoding", "klingon", *TINY).code == 2
 
-    def test_null_characters(self, empty_folder, run):
+    def test_null_characters(self, folder, run):
         """Exit 2 with file and offset, whichever the tokenizer."""
         Path("zero.txt").write_bytes(b"plain " * 1000 + b"\0" + b"more " * 100)
         for kind in ("bpe", "char"):
             result = run("train", "zero.txt", "--tokenizer", kind, *TINY)
             assert_refused(result, 2, "zero.txt", "null characters", "6000")
 
-    def test_too_short(self, empty_folder, run):
+    def test_too_short(self, folder, run):
         """Exit 2 with the number and the least."""
         Path("short.txt").write_text("too short")
         assert_refused(run("train", "short.txt", *TINY), 2, "64")
         assert not list(Path(".").glob("checkpoints/*")) and not leftovers()
 
-    def test_prepare_without_a_text(self, empty_folder, run):
+    def test_prepare_without_a_text(self, folder, run):
         """Exit 2, says what to give."""
         assert_refused(run("prepare"), 2, "myllm prepare")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import subprocess
 import sys
 
@@ -25,6 +26,12 @@ def test_importing_it_loads_nothing_heavy():
 def test_every_public_name_is_there_and_explained(name):
     found = getattr(myllm, name)
     assert found.__doc__ and name in dir(myllm)
+
+
+def test_a_wing_that_is_a_verb_shows_the_help_of_the_verb():
+    """In a notebook and in `help`: not that of the package."""
+    assert "max_steps" in (myllm.train.__doc__ or "")
+    assert "resume" in inspect.signature(myllm.train).parameters
 
 
 def test_an_unknown_name_is_an_attribute_error():

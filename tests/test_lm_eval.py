@@ -97,7 +97,7 @@ def test_a_run_scores_as_its_export(run, tasks, tmp_path, monkeypatch):
             bootstrap_iters=0,
         )
         for model in (
-            HarnessModel("run", out=str(tmp_path), device="cpu", batch_size=4),
+            HarnessModel("run", runs_dir=str(tmp_path), device="cpu", batch_size=4),
             HFLM(str(tmp_path / "hf"), device="cpu", dtype="float32", batch_size=4),
         )
     ]  # fmt: skip

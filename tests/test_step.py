@@ -11,9 +11,9 @@ from torch import Tensor
 
 from myllm.config import TrainConfig
 from myllm.data.dataset import Batch
-from myllm.errors import ConfigError, InputError
+from myllm.errors import InputError
 from myllm.model import GPTModel
-from myllm.train.loss import LOSSES, LossFunction, language_loss
+from myllm.train.loss import LossFunction, language_loss
 from myllm.train.step import StepResult, TrainStep
 
 CPU = torch.device("cpu")
@@ -98,10 +98,6 @@ class TestLanguageLoss:
         assert nats.item() == pytest.approx(expected.item(), rel=1e-6)
         for p, gradient in zip(small_model.parameters(), wanted):
             torch.testing.assert_close(p.grad, gradient, atol=1e-5, rtol=1e-4)
-
-    def test_unknown_loss(self):
-        with pytest.raises(ConfigError, match="unknown loss 'langage': did you mean language"):
-            LOSSES["langage"]
 
 
 class TestAccumulation:

@@ -128,7 +128,3 @@ def _overview() -> str:
         summary = " ".join((verb.options.__doc__ or "").split())
         lines.append(f"  {name:14} {summary}")
     return "\n".join(lines)
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

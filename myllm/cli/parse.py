@@ -336,7 +336,8 @@ def _add_help(group: Any, flag: Flag, default: Any, choices: Iterable[str]) -> N
     text += " (repeatable)" if flag.is_list else f" (default: {shown})"
     text = text.replace("%", "%%")
     if flag.is_switch:
-        action = argparse.BooleanOptionalAction
+        # of a switch that is off nobody asks how it is switched off
+        action: Any = "store_true" if default is False else argparse.BooleanOptionalAction
         group.add_argument(f"--{flag.flag}", action=action, help=text, default=argparse.SUPPRESS)
         return
     numbers = {int: "N", float: "X"}

@@ -30,14 +30,14 @@ MAX_HEADER_BYTES = 1 << 24  # of a safetensors file: a hundred thousand tensors 
 DTYPES = ("F32", "BF16", "F16")  # of imported weights
 
 
-def import_huggingface(folder: Path, out: Path, name: str) -> RunFolder:
+def import_huggingface(folder: Path, runs_dir: Path, name: str) -> RunFolder:
     """Makes a run from a local Hugging Face folder of a known layout.
 
     Names and shapes are checked before any weight is read.
 
     Args:
         folder: with `config.json`, `tokenizer.json` and safetensors.
-        out: the folder of runs.
+        runs_dir: the folder of runs.
         name: of the new run.
 
     Raises:
@@ -58,7 +58,9 @@ def import_huggingface(folder: Path, out: Path, name: str) -> RunFolder:
             f"{model_config.vocab_size}"
         )
     weights = _read_weights(folder, layout, model_config)
-    run = RunFolder.create(out, name, RunConfig(preset="modern", model=model_config), tokenizer)
+    run = RunFolder.create(
+        runs_dir, name, RunConfig(preset="modern", model=model_config), tokenizer
+    )
     state = {"progress": TrainState().to_json(), "scaler": {}}
     metadata = {"tokenizer": tokenizer.content_hash, "imported_from": folder.name}
     run.checkpoints.save(

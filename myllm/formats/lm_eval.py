@@ -44,15 +44,15 @@ class HarnessModel(TemplateLM):  # type: ignore[misc, unused-ignore]
     def __init__(
         self,
         run: str | None = None,
-        out: str = "checkpoints",
+        runs_dir: str = "checkpoints",
         device: str | None = None,
         batch_size: int | str = 16,
         max_batch_size: int | None = None,
     ) -> None:
         """
         Args:
-            run: name or folder; without one the newest run in `out`.
-            out: the folder of runs.
+            run: name or folder; without one the newest run in `runs_dir`.
+            runs_dir: the folder of runs.
             device: cpu, cuda, mps; by default the best one here.
             batch_size: texts in one forward pass; `auto` is 16.
             max_batch_size: the harness passes it; a limit of the above.
@@ -64,7 +64,7 @@ class HarnessModel(TemplateLM):  # type: ignore[misc, unused-ignore]
         super().__init__()
         if not torch.cuda.is_available() and str(device).startswith("cuda"):
             device = None  # the harness names a GPU where it was told nothing
-        self._generator = TextGenerator.from_run(run, out, device)
+        self._generator = TextGenerator.from_run(run, runs_dir, device)
         self._model = self._generator.model.float()
         size = int(batch_size) if str(batch_size).isdecimal() else 16
         self.batch_size = min(size, max_batch_size or size)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from myllm.config import SamplingConfig
-from myllm.generate.decode import prefill
+from myllm.generate.decode import decode_one_token, prefill
 from myllm.generate.sampling import next_token
 from myllm.model.cache import KVCache
 from myllm.model.gpt import GPTModel
@@ -52,16 +52,19 @@ class TextGenerator:
 
     @classmethod
     def from_run(
-        cls, run: str | None = None, out: str | Path = "checkpoints", device: str | None = None
+        cls,
+        run: str | None = None,
+        runs_dir: str | Path = "checkpoints",
+        device: str | None = None,
     ) -> TextGenerator:
-        """The best model of a run, by name or path; without one, of the newest run in `out`.
+        """The best model of a run, by name or path; without one, of the newest run in `runs_dir`.
 
         Raises:
             InputError: no such run.
             CheckpointError: no good checkpoint.
         """
         chosen = choose_device(device)
-        model, tokenizer, _ = load_model(find_run(Path(out), run), chosen)
+        model, tokenizer, _ = load_model(find_run(Path(runs_dir), run), chosen)
         return cls(model, tokenizer, chosen)
 
     def generate(self, prompt: str = "", sampling: SamplingConfig = SamplingConfig()) -> str:
@@ -158,7 +161,10 @@ class TextWindow:
             self.start, self._cache = start, KVCache(self.model.config)
         device = self.model.token_embedding.weight.device
         unread = ids[start + sum(self._cache.lengths) :]  # of the one row
-        return prefill(self.model, torch.tensor([unread], device=device), self._cache)[0]  # (V,)
+        tokens = torch.tensor([unread], device=device)  # (1, T)
+        if len(unread) == 1:
+            return decode_one_token(self.model, tokens[:, 0], self._cache)[0]  # (V,)
+        return prefill(self.model, tokens, self._cache)[0]  # (V,)
 
 
 def window_start(n_tokens: int, context_length: int) -> int:

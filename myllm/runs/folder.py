@@ -68,26 +68,28 @@ class RunFolder:
         self._lock: FileLock | None = None
 
     @classmethod
-    def create(cls, out: Path, name: str, config: RunConfig, tokenizer: Tokenizer) -> RunFolder:
-        """Makes `out/name`, or with a number behind the name if that exists already.
+    def create(
+        cls, runs_dir: Path, name: str, config: RunConfig, tokenizer: Tokenizer
+    ) -> RunFolder:
+        """Makes `runs_dir/name`, or with a number behind the name if that exists already.
 
         Raises:
             InputError: the folder cannot be written.
             DiskFullError: the disk is full.
         """
         try:
-            out.mkdir(parents=True, exist_ok=True)
+            runs_dir.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise InputError(f"cannot write {out / name}: {error.strerror}") from None
-        path, number = out / name, 1
+            raise InputError(f"cannot write {runs_dir / name}: {error.strerror}") from None
+        path, number = runs_dir / name, 1
         while path.exists():
             number += 1
-            path = out / f"{name}-{number}"
+            path = runs_dir / f"{name}-{number}"
         if number > 1:
             log.warning("run %s exists already; this one is %s", name, path.name)
-        with write_errors("make the run", out, 1 << 16), made_by_one_process(path):
+        with write_errors("make the run", runs_dir, 1 << 16), made_by_one_process(path):
             if path.exists():  # another process was faster
-                return cls.create(out, name, config, tokenizer)
+                return cls.create(runs_dir, name, config, tokenizer)
             with finished_folder(path) as unfinished:
                 tokenizer.save(unfinished / TOKENIZER)
                 (unfinished / CONFIG).write_text(to_toml(config), encoding="utf-8", newline="\n")
@@ -178,24 +180,28 @@ class RunFolder:
                 write_file(self.path / TOKENIZER, files[TOKENIZER])
 
 
-def find_run(out: Path, name: str | None = None) -> RunFolder:
-    """The run of that name (or path) in `out`; without a name, the one saved to last.
+def find_run(runs_dir: Path, name: str | None = None) -> RunFolder:
+    """The run of that name (or path) in `runs_dir`; without a name, the one saved to last.
 
     Raises:
         InputError: there is none; the message says how to make one.
     """
     if name is not None:
-        for path in (out / name, Path(name)):
+        for path in (runs_dir / name, Path(name)):
             if _is_run(path):
                 return RunFolder(path)
-        here = ", ".join(sorted(p.name for p in out.glob("*") if _is_run(p))[:10])
-        raise InputError(f"no run {name!r} in {out}" + (f"; there are: {here}" if here else ""))
+        here = ", ".join(sorted(p.name for p in runs_dir.glob("*") if _is_run(p))[:10])
+        raise InputError(
+            f"no run {name!r} in {runs_dir}" + (f"; there are: {here}" if here else "")
+        )
     latest: dict[Path, int] = {}
-    for path in out.glob(f"*/step-*/{MANIFEST}"):
+    for path in runs_dir.glob(f"*/step-*/{MANIFEST}"):
         run = path.parent.parent
         latest[run] = max(latest.get(run, 0), path.stat().st_mtime_ns)
     if not latest:
-        raise InputError(f"there is no trained model in {out} yet: make one with myllm train FILE")
+        raise InputError(
+            f"there is no trained model in {runs_dir} yet: make one with myllm train FILE"
+        )
     return RunFolder(max(latest, key=lambda run: latest[run]))
 
 

@@ -1,8 +1,8 @@
-"""Room: a model and a batch → nats, and how many targets they are of (`LOSSES`).
+"""Room: a model and a batch → nats, and how many targets they are of.
 
 Knows nothing of optimizers or files.
 
-To add a loss: one function with the signature of `LossFunction`, one line in `LOSSES`.
+Another loss is a function with the signature of `LossFunction`, given to `Trainer`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from torch.utils.checkpoint import checkpoint
 
 from myllm.data.dataset import Batch
 from myllm.model.gpt import GPTModel
-from myllm.registry import Registry
 
 # The sum of nats over the targets that count (a float32 scalar), and the number of those targets:
 # sums, as means of micro-batches with unequal numbers cannot be averaged.
@@ -60,6 +59,3 @@ def mean_loss(model: GPTModel, batch: Batch, loss: LossFunction = language_loss)
     """Nats per counted target of a batch that is computed at once: a float32 scalar."""
     nats, n_targets = loss(model, batch)
     return nats / n_targets
-
-
-LOSSES: Registry[LossFunction] = Registry("loss", {"language": language_loss})
