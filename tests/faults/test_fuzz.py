@@ -278,12 +278,12 @@ def fuzz(targets: Targets, name: str, n_inputs: int) -> None:
     )
     @given(inputs(targets)[name])
     def each(data: bytes) -> None:
-        began, before = time.monotonic(), peak_bytes()
+        began, before = time.thread_time(), peak_bytes()
         try:
             target(data)
         except MyLLMError as error:
             assert str(error)
-        assert time.monotonic() - began < 2
+        assert time.thread_time() - began < 2  # of work: waiting for a busy disk is not ours
         assert peak_bytes() - before < 2 * len(data) + (50 << 20)
 
     each()

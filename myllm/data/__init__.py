@@ -1,0 +1,1 @@
+"""Room: the text wing: documents → token files → batches. Knows nothing of models."""
