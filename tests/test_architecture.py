@@ -9,6 +9,7 @@ import ast
 import doctest
 import importlib
 import re
+import subprocess
 from functools import cache
 from pathlib import Path
 
@@ -234,6 +235,14 @@ def test_the_guide_states_what_is_imported():
     page = PAGE.read_text(encoding="utf-8")
     found = page.partition(BEGIN)[2].partition(END)[0].strip()
     assert found == table(), "python tests/test_architecture.py writes it anew"
+
+
+@pytest.mark.skipif(not (PROJECT / ".git").exists(), reason="not a checkout")
+def test_no_room_is_ignored_by_git():
+    """A pattern meant for what users make (`data/`) once kept a file of a wing out of it."""
+    words = "git ls-files --others --ignored --exclude-standard myllm".split()
+    found = subprocess.run(words, cwd=PROJECT, capture_output=True, check=True).stdout.decode()
+    assert not [name for name in found.splitlines() if name.endswith((".py", ".typed"))]
 
 
 def test_nothing_from_the_network_is_needed(tmp_path, monkeypatch, longer_text):

@@ -130,7 +130,7 @@ class TestREADME:
     def test_has_the_set_up_commands_as_single_lines(self) -> None:
         lines = [line for block in blocks(README, "bash") for line in block.splitlines()]
         assert "pip install -r requirements.txt && myllm train" in lines
-        assert "pip install -r requirements-dev.txt && pytest tests/" in lines
+        assert "pip install -r requirements-dev.txt && pytest tests/ -n auto" in lines
 
     def test_shows_every_verb(self) -> None:
         """The README and the page on usage, one of them."""

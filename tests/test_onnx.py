@@ -29,6 +29,7 @@ class TestONNX:
         found = read_back(run, "onnx", tmp_path / "onnx")
         assert found is not None and found.equal
 
+    @pytest.mark.slow
     def test_batches_and_pieces(self, tmp_path, bpe):
         """Any batch, any number of tokens after any number that is held."""
         import onnxruntime
