@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from myllm.errors import ConfigError, InputError
+from myllm.reading import Reading
 from myllm.registry import check_choice, unknown
 
 # Kinds with a table of classes (tokenizers, attentions, schedules …) are looked up there.
@@ -25,7 +26,6 @@ POSITIONS = ("learned", "rotary")
 NORM_NAMES = ("layernorm", "rmsnorm")
 FEED_FORWARD_NAMES = ("gelu", "swiglu")
 DTYPE_NAMES = ("bfloat16", "float16", "float32")
-ENCODING_ERRORS = ("strict", "replace", "ignore")
 VAL_SPLITS = ("spread", "end")
 ON_NONFINITE = ("stop", "rollback")
 ON_DISK_FULL = ("stop", "wait")
@@ -140,28 +140,19 @@ class GPTConfig:
 
 
 @dataclass(frozen=True)
-class DataConfig:
+class DataConfig(Reading):
     """Where the text comes from and how it becomes tokens."""
 
     paths: tuple[str, ...] = positional(())  # files, folders, or - for standard input
     data: str | None = None  # a corpus to download instead of paths: shakespeare
     tokenizer: str = "bpe"  # bpe (byte pairs, any text), char (one token per character)
-    encoding: str = "utf-8"  # how the text files are encoded
-    encoding_errors: str = "strict"  # undecodable bytes: strict, replace, ignore
     val_split: str = "spread"  # which tenth is held out: spread (ten pieces), end (the last)
     data_dir: str = "data"  # folder for token files and downloads; safe to delete
 
     def validate(self) -> DataConfig:
         """Raises `ConfigError` for a value that cannot work; returns itself."""
-        check_choice("encoding_errors", self.encoding_errors, ENCODING_ERRORS)
+        self.validate_reading()
         check_choice("val_split", self.val_split, VAL_SPLITS)
-        try:
-            "".encode(self.encoding)
-        except (LookupError, UnicodeError):
-            raise ConfigError(
-                f"unknown encoding {self.encoding!r}: take a Python codec name such as utf-8, "
-                "latin-1, cp1252, utf-16"
-            ) from None
         if self.paths and self.data:
             raise ConfigError(f"both paths and --data {self.data} are given: choose one")
         if self.paths.count("-") > 1:
@@ -344,7 +335,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         InputError: no such file, or no valid TOML.
     """
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
+        document = tomllib.loads(path.read_text(encoding="utf-8-sig"))  # Windows puts marks there
     except OSError as error:
         raise InputError(f"cannot read configuration {path}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from myllm.config import DataConfig, RunConfig, SamplingConfig
+from myllm.config import RunConfig, SamplingConfig, with_values
 from myllm.data.dataset import TextDataset
 from myllm.data.prepare import encode_file, prepare
 from myllm.errors import ConfigError
@@ -123,6 +123,7 @@ class Run:
         text: str | Path | None = None,
         encoding: str = "utf-8",
         encoding_errors: str = "strict",
+        **reading: Any,
     ) -> Evaluation:
         """How well the model predicts a text.
 
@@ -130,6 +131,7 @@ class Run:
             text: a file or folder; by default the run's validation split.
             encoding: of the text's files.
             encoding_errors: what to do about undecodable bytes: strict, replace, ignore.
+            reading: other fields of `Reading`: text_field, separator, …
 
         Raises:
             InputError: the text cannot be read, or is too short.
@@ -143,8 +145,9 @@ class Run:
             token_file = prepare(self.config.text, 0, tokenizer)
             ids, ranges = token_file.tokens(), token_file.val_ranges
         else:
-            reading = DataConfig(encoding=encoding, encoding_errors=encoding_errors).validate()
-            ids = encode_file(str(text), tokenizer, reading)
+            values = {**reading, "encoding": encoding, "encoding_errors": encoding_errors}
+            how = with_values(RunConfig(), values).text.validate()
+            ids = encode_file(str(text), tokenizer, how)
             ranges = [(0, len(ids))]
         if n_unknown := tokenizer.count_unknown(ids):
             log.warning(

@@ -22,14 +22,15 @@ BEGIN, END = "<!-- rooms: begin -->", "<!-- rooms: end -->"
 MAX_LINES, MAX_FUNCTION_LINES = 400, 50
 
 GROUND = {"errors", "registry"}
-LOW = GROUND | {"config", "presets", "system"}
+LOW = GROUND | {"config", "presets", "reading", "system"}
 TEXT = LOW | {"tokenizer"}
 MIDDLE = TEXT | {"data", "model", "runs"}
 # wing, or file beside the wings → the others that it may import
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "registry": {"errors"},
-    "config": GROUND,
+    "reading": GROUND,
+    "config": GROUND | {"reading"},
     "presets": GROUND | {"config"},
     "system": GROUND | {"config"},
     "tokenizer": GROUND,
@@ -46,7 +47,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "__init__": set(),  # hands on what `api` and others define, when it is asked for
     "__main__": {"cli"},
 }
-WITHOUT_TORCH = {"errors", "registry", "config", "presets", "tokenizer"}
+WITHOUT_TORCH = {"errors", "registry", "reading", "config", "presets", "tokenizer"}
 WITHOUT_TORCH |= {f"data.{room}" for room in ("sources", "corpora", "prepare", "token_file")}
 WITHOUT_TORCH |= {f"system.{room}" for room in ("machine", "signals", "terminal", "atomic")}
 WITHOUT_TORCH |= {"cli.main", "cli.parse"}

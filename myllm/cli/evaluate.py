@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
-from myllm.cli.parse import Common
+from myllm.cli.parse import Common, given
 from myllm.cli.verb import Verb
 from myllm.config import positional
+from myllm.reading import Reading
 
 
 @dataclass(frozen=True)
@@ -16,8 +18,7 @@ class EvaluateOptions(Common):
     paths: tuple[str, ...] = positional(())  # texts (none: the run's validation split)
     run: str | None = None  # the run's name or folder (None: the newest)
     device: str | None = None  # cpu, cuda, mps (None: the best one here)
-    encoding: str = "utf-8"  # how the text files are encoded
-    encoding_errors: str = "strict"  # what to do about undecodable bytes
+    reading: dict[str, Any] = given(Reading)
 
 
 def evaluate(options: EvaluateOptions) -> None:
@@ -26,7 +27,7 @@ def evaluate(options: EvaluateOptions) -> None:
 
     run = api.load(options.run, options.runs_dir, options.device)
     for path in options.paths or (None,):
-        found = run.evaluate(path, options.encoding, options.encoding_errors)
+        found = run.evaluate(path, **options.reading)
         print(
             f"{path or 'validation split'}: loss {found.loss:.4f} nats per token, perplexity "
             f"{found.perplexity:.2f}, {found.bits_per_byte:.4f} bits per byte "

@@ -21,16 +21,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, TypeVar
 
-from myllm import config
+from myllm import config, reading
 from myllm.config import DataConfig, GPTConfig, RunConfig, SamplingConfig, TrainConfig, flat_values
 from myllm.errors import ConfigError
 from myllm.presets import PRESETS, SIZES, default_config
+from myllm.reading import Reading
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 GROUPS: dict[type[Any], str] = {
     DataConfig: "text",
+    Reading: "text",
     GPTConfig: "model",
     TrainConfig: "training",
     SamplingConfig: "sampling",
@@ -278,7 +280,7 @@ def _help(options: type[Any], verb: str, values: Mapping[str, Any]) -> str:
         preset, size = values.get("preset") or "modern", values.get("size") or "cpu"
         defaults = flat_values(default_config(preset, size)) | {"size": None}
     choices = _choices()
-    titles = ["options", *GROUPS.values()]
+    titles = list(dict.fromkeys(["options", *GROUPS.values()]))
     for title in titles:
         group = parser.add_argument_group(title)
         for flag in flags:
@@ -303,7 +305,8 @@ def _choices() -> dict[str, Iterable[str]]:
         "norm": config.NORM_NAMES,
         "feed_forward": config.FEED_FORWARD_NAMES,
         "dtype": config.DTYPE_NAMES,
-        "encoding_errors": config.ENCODING_ERRORS,
+        "encoding_errors": reading.ENCODING_ERRORS,
+        "on_bad_file": reading.ON_BAD_FILE,
         "val_split": config.VAL_SPLITS,
         "on_nonfinite": config.ON_NONFINITE,
         "on_disk_full": config.ON_DISK_FULL,

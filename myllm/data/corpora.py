@@ -46,6 +46,12 @@ CORPORA = Registry("corpus", {
 })  # fmt: skip
 
 
+def is_corpus_file(name: str) -> bool:
+    """Whether a file of this name, in the folder of downloads, is one that this room makes."""
+    ours = {f"{corpus}.txt{end}" for corpus in CORPORA for end in ("", ".part")}
+    return name in ours or name.startswith("python-docs-")
+
+
 def download_corpus(name: str, folder: Path) -> Path:
     """The file of a named corpus in `folder`, downloaded if it is not there yet.
 

@@ -8,6 +8,7 @@ Text passes through in pieces, so that memory does not grow with it.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import logging
 import math
@@ -98,10 +99,7 @@ def encode_file(path: str, tokenizer: Tokenizer, config: DataConfig) -> Ids:
     Raises:
         InputError: the text cannot be read.
     """
-    one = DataConfig(
-        (path,), encoding=config.encoding, encoding_errors=config.encoding_errors,
-        data_dir=config.data_dir,
-    )  # fmt: skip
+    one = dataclasses.replace(config, paths=(path,), data=None)
     batches = _batches(find_sources(one), one, tokenizer)
     return np.concatenate([ids for batch in batches for ids in batch.ids])
 

@@ -100,7 +100,7 @@ def read_file(path: Path) -> str:
     try:
         if path.stat().st_size > SMALL_FILE_BYTES:
             raise Damaged(f"{path} is damaged: larger than any file that this program writes")
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")  # Windows puts marks there
     except FileNotFoundError:
         raise Damaged(f"{path} is missing") from None
     except (OSError, UnicodeDecodeError) as error:

@@ -163,7 +163,7 @@ class Tokenizer(ABC):
             InputError: no such file, or not a tokenizer of this kind.
         """
         try:
-            content = json.loads(Path(path).read_bytes().decode("utf-8", "surrogatepass"))
+            content = json.loads(Path(path).read_bytes().decode("utf-8-sig", "surrogatepass"))
         except OSError as error:
             raise InputError(f"cannot read tokenizer {path}: {error.strerror}") from None
         except (ValueError, RecursionError):

@@ -80,7 +80,7 @@ class ImportedTokenizer(EngineTokenizer):
         try:
             if path.stat().st_size > MAX_BYTES:
                 raise InputError(f"{path} is larger than any tokenizer")
-            content = json.loads(path.read_bytes().decode("utf-8"))
+            content = json.loads(path.read_bytes().decode("utf-8-sig"))
         except OSError as error:
             raise InputError(f"cannot read tokenizer {path}: {error.strerror}") from None
         except (ValueError, RecursionError) as error:
