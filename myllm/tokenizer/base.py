@@ -212,13 +212,13 @@ class EngineTokenizer(Tokenizer):
 
 
 def iterate_texts(source: TextSource) -> Iterator[str]:
-    """The texts of a `TextSource`, a large file in pieces cut after a line."""
+    """The texts of a `TextSource`, a large file in pieces cut after a line where there is one."""
     if isinstance(source, str):
         yield source
     elif isinstance(source, Path):
         with source.open(encoding="utf-8", newline="") as file:
-            while lines := file.readlines(1 << 20):
-                yield "".join(lines)
+            while text := file.read((1 << 20) - 1):
+                yield text + file.readline(1 << 20)
     else:
         for item in source:
             yield from iterate_texts(item)

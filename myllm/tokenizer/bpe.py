@@ -15,6 +15,7 @@ from myllm.tokenizer.base import (
     iterate_texts,
     without_surrogates,
 )
+from myllm.tokenizer.long_runs import cut_long_runs
 
 
 class BPETokenizer(EngineTokenizer):
@@ -80,7 +81,8 @@ class BPETokenizer(EngineTokenizer):
             initial_alphabet=BYTE_NAMES,
             show_progress=False,
         )
-        engine.train_from_iterator(map(without_surrogates, iterate_texts(source)), trainer)
+        texts = map(without_surrogates, iterate_texts(source))
+        engine.train_from_iterator(cut_long_runs(texts), trainer)
         model = json.loads(engine.to_str())["model"]
         vocab = dict(sorted(model["vocab"].items(), key=lambda item: item[1]))
         merges = [(left, right) for left, right in model["merges"]]
