@@ -158,7 +158,8 @@ def import_model(
     """Makes a run from a local Hugging Face folder (GPT-2, Llama, Qwen3), to use or train on.
 
     Args:
-        folder: with config.json, tokenizer.json and safetensors files.
+        folder: with config.json, safetensors files and tokenizer.json (or vocab.json and
+            merges.txt); the folder above that one, or the model's place in the Hub's cache.
         run: the run's name; by default that of the folder.
         runs_dir: the folder of runs.
 
@@ -171,10 +172,7 @@ def import_model(
     """
     from myllm.formats.hf_import import import_huggingface
 
-    path = Path(folder)
-    if not path.is_dir():
-        raise InputError(f"{path} is not a folder: give one that is on this machine")
-    return Run(import_huggingface(path, Path(runs_dir), run or path.resolve().name))
+    return Run(import_huggingface(Path(folder), Path(runs_dir), run))
 
 
 def prepare(

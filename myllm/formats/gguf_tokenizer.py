@@ -19,12 +19,13 @@ log = logging.getLogger(__name__)
 
 _WORDS = r"""(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"""
 _REST = r"""| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"""
+QWEN2_CUT = _WORDS + r"\p{N}" + _REST
 # how a tokenizer.json cuts texts → llama.cpp's name for it, whether whole words go before merges
 CUTS: dict[tuple[str, ...], tuple[str, bool]] = {
     ("as GPT-2",): ("gpt-2", False),
     ("digits", "as GPT-2"): ("smollm", False),
     (_WORDS + r"\p{N}{1,3}" + _REST, "bytes"): ("llama-bpe", True),
-    (_WORDS + r"\p{N}" + _REST, "bytes"): ("qwen2", False),
+    (QWEN2_CUT, "bytes"): ("qwen2", False),
 }
 
 

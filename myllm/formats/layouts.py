@@ -152,9 +152,24 @@ def _gpt2_settings(config: GPTConfig) -> dict[str, Any]:
     }
 
 
+# names of the same function: the tanh form of GELU, to the ten digits that one of them writes out
+_GELUS = ("gelu_new", "gelu_pytorch_tanh", "gelu_python_tanh", "gelu_accurate", "gelu_fast")
+_SILUS = ("silu", "swish")
+# other names that transformers takes for settings of GPT-2
+_GPT2_NAMES = {
+    "hidden_size": "n_embd",
+    "max_position_embeddings": "n_positions",
+    "num_attention_heads": "n_head",
+    "num_hidden_layers": "n_layer",
+}
+
+
 def _gpt2_read(settings: dict[str, Any]) -> dict[str, Any]:
-    _require(settings, activation_function="gelu_new", scale_attn_weights=True)
-    _require(settings, scale_attn_by_inverse_layer_idx=False, add_cross_attention=False)
+    settings = {_GPT2_NAMES.get(name, name): value for name, value in settings.items()}
+    _require(settings, "activation_function", *_GELUS)
+    _require(settings, "scale_attn_weights", True)
+    _require(settings, "scale_attn_by_inverse_layer_idx", False)
+    _require(settings, "add_cross_attention", False)
     return {
         "context_length": settings.get("n_positions", 1024),
         "d_model": settings.get("n_embd", 768),
@@ -162,6 +177,7 @@ def _gpt2_read(settings: dict[str, Any]) -> dict[str, Any]:
         "n_heads": settings.get("n_head", 12),
         "d_ff": settings.get("n_inner") or 4 * settings.get("n_embd", 768),
         "norm_eps": settings.get("layer_norm_epsilon", 1e-5),
+        "tie_weights": settings.get("tie_word_embeddings", True),
     }
 
 
@@ -195,40 +211,72 @@ def _rotary_settings(config: GPTConfig) -> dict[str, Any]:
 
 
 def _rotary_read(settings: dict[str, Any]) -> dict[str, Any]:
-    _require(settings, hidden_act="silu", attention_bias=False, mlp_bias=False)
-    _require(settings, use_sliding_window=False)
+    _require(settings, "hidden_act", *_SILUS)
+    _require(settings, "attention_bias", False)
+    _require(settings, "mlp_bias", False)
+    _require_full_attention(settings)
     heads = settings["num_attention_heads"]
-    rope = {**(settings.get("rope_scaling") or {}), **(settings.get("rope_parameters") or {})}
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind not in ("default", "llama3"):
-        raise InputError(f"rope_type {kind!r} is not known here: default and llama3 are")
-    values = {
+    return {
         "context_length": settings["max_position_embeddings"],
         "d_model": settings["hidden_size"],
         "n_layers": settings["num_hidden_layers"],
         "n_heads": heads,
-        "n_kv_heads": settings.get("num_key_value_heads") or heads,
+        "n_kv_heads": settings.get("num_key_value_heads", heads),
         "head_dim": settings.get("head_dim") or settings["hidden_size"] // heads,
         "d_ff": settings["intermediate_size"],
         "norm_eps": settings.get("rms_norm_eps", 1e-6),
-        "rope_theta": float(rope.get("rope_theta", settings.get("rope_theta", 10000.0))),
+        "tie_weights": settings.get("tie_word_embeddings", False),
+        **_rope_read(settings),
     }
+
+
+def _qwen3_read(settings: dict[str, Any]) -> dict[str, Any]:
+    """With what transformers takes where a Qwen3 configuration does not say."""
+    return _rotary_read({"num_key_value_heads": 32, "head_dim": 128, **settings})
+
+
+def _rope_read(settings: dict[str, Any]) -> dict[str, Any]:
+    """Positions, as transformers 5 writes them and as those before did, whose names go first."""
+    rope = {**(settings.get("rope_scaling") or settings.get("rope_parameters") or {})}
+    kind = rope.get("rope_type") or rope.get("type") or "default"
+    if kind not in ("default", "llama3"):
+        raise InputError(f"rope_type {kind!r} is not known here: default and llama3 are")
+    if any(isinstance(value, dict) for value in rope.values()):
+        raise InputError("its rope_parameters differ between layers: here they are one for all")
+    _require({**settings, **rope}, "partial_rotary_factor", 1.0)
+    values = {"rope_theta": float(rope.get("rope_theta") or settings.get("rope_theta", 10000.0))}
     if kind == "llama3":
+        context = settings["max_position_embeddings"]
         values |= {
             "rope_factor": float(rope["factor"]),
             "rope_low_freq_factor": float(rope["low_freq_factor"]),
             "rope_high_freq_factor": float(rope["high_freq_factor"]),
-            "rope_original_context": rope["original_max_position_embeddings"],
+            "rope_original_context": rope.get("original_max_position_embeddings") or context,
         }
     return values
 
 
-def _require(settings: dict[str, Any], **wanted: Any) -> None:
-    for name, value in wanted.items():
-        if settings.get(name, value) != value:
-            raise InputError(
-                f"its {name} is {settings[name]!r}: this program computes with {value!r} only"
-            )
+def _require_full_attention(settings: dict[str, Any]) -> None:
+    """Raises `InputError` if layers see only the nearest tokens."""
+    kinds = settings.get("layer_types")
+    if kinds is None:
+        first = settings.get("max_window_layers", 28)  # the first layer that has a window
+        windows = (
+            bool(settings.get("use_sliding_window")) and first < settings["num_hidden_layers"]
+        )
+    else:
+        windows = any(kind != "full_attention" for kind in kinds)
+    if windows:
+        raise InputError("some of its layers see a sliding window only: here all see the context")
+
+
+def _require(settings: dict[str, Any], name: str, *known: Any) -> None:
+    """Raises `InputError` if a setting is given and is not one of the values known."""
+    if name in settings and settings[name] not in known:
+        raise InputError(
+            f"its {name} is {settings[name]!r}: this program computes with "
+            f"{' or '.join(map(repr, known))} only"
+        )
 
 
 _ROTARY_SHAPE = dict(position="rotary", norm="rmsnorm", feed_forward="swiglu", bias=False)
@@ -252,10 +300,10 @@ _ROTARY_BLOCK = {
 }
 
 
-def _rotary(model_type: str, architecture: str, qk_norm: bool) -> Layout:
+def _rotary(model_type: str, architecture: str, qk_norm: bool, read: Any) -> Layout:
     return Layout(
         model_type, architecture, {**_ROTARY_SHAPE, "qk_norm": qk_norm}, _rotary_settings,
-        _rotary_read, _ROTARY_NAMES, "model.layers.{i}", _ROTARY_BLOCK,
+        read, _ROTARY_NAMES, "model.layers.{i}", _ROTARY_BLOCK,
     )  # fmt: skip
 
 
@@ -288,6 +336,6 @@ LAYOUTS: dict[str, Layout] = {
         },
         transposed=True,
     ),
-    "qwen3": _rotary("qwen3", "Qwen3ForCausalLM", qk_norm=True),
-    "llama": _rotary("llama", "LlamaForCausalLM", qk_norm=False),
+    "qwen3": _rotary("qwen3", "Qwen3ForCausalLM", True, _qwen3_read),
+    "llama": _rotary("llama", "LlamaForCausalLM", False, _rotary_read),
 }  # fmt: skip

@@ -48,6 +48,9 @@ class TextGenerator:
         self.device = torch.device(device or model.token_embedding.weight.device)
         self.model = model.to(self.device)
         self.tokenizer = tokenizer
+        self._without_token = torch.tensor(
+            tokenizer.ids_without_token(model.config.vocab_size), dtype=torch.long
+        )
         self._unknown_announced = False
 
     @classmethod
@@ -106,12 +109,11 @@ class TextGenerator:
         ids = list(ids)
         window = TextWindow(self.model)
         for _ in range(sampling.max_new_tokens):
-            with self._evaluating():
-                logits = window.next_logits(ids)  # (V,)
+            logits = self._next_logits(window, ids)  # (V,)
             # A draw is a function of seed and position: a resumed text is the same text.
             rng = torch.Generator().manual_seed((seed + len(ids) * 0x9E3779B1) % 2**63)
-            id = next_token(logits.float().cpu(), sampling, rng, ids[window.start :])
-            if id == self.tokenizer.eos_token_id and not sampling.ignore_end:
+            id = next_token(logits, sampling, rng, ids[window.start :])
+            if id in self.tokenizer.end_ids and not sampling.ignore_end:
                 return
             ids.append(id)
             yield id
@@ -119,15 +121,23 @@ class TextGenerator:
     def next_probabilities(self, prompt: str, k: int = 10) -> list[tuple[str, float]]:
         """The k likeliest next tokens after `prompt`, as text, with their probabilities."""
         ids = self.encode_prompt(prompt)
-        with self._evaluating():
-            probabilities = TextWindow(self.model).next_logits(ids).float().softmax(-1)  # (V,)
-        values, best = probabilities.topk(min(k, len(probabilities)))
+        probabilities = self._next_logits(TextWindow(self.model), ids).softmax(-1)  # (V,)
+        values, best = probabilities.topk(min(k, len(probabilities) - len(self._without_token)))
         return [(self._shown(id), p) for id, p in zip(best.tolist(), values.tolist())]
 
     def _shown(self, id: int) -> str:
-        if id == self.tokenizer.eos_token_id:
+        if id in self.tokenizer.end_ids:
             return "end of text"
         return self.tokenizer.token_bytes(id).decode("utf-8", errors="backslashreplace")
+
+    def _next_logits(self, window: TextWindow, ids: list[int]) -> Tensor:
+        """The logits (V,) of what follows, float32 on the CPU; -inf for ids without a token, which
+        a padded vocabulary has."""
+        with self._evaluating():
+            logits = window.next_logits(ids).float().cpu()  # (V,)
+            if len(self._without_token):
+                logits = logits.index_fill(0, self._without_token, -torch.inf)
+        return logits
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:

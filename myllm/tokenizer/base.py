@@ -82,6 +82,20 @@ class Tokenizer(ABC):
         return END_OF_TEXT
 
     @property
+    def end_ids(self) -> tuple[int, ...]:
+        """The ids at which a model has ended its text: `eos_token_id` first, rarely others."""
+        return (self.eos_token_id,)
+
+    def ids_without_token(self, vocab_size: int) -> list[int]:
+        """The ids of a model's vocabulary that stand for nothing: no text has them, and nothing
+        that writes may draw them.
+
+        Args:
+            vocab_size: the model's, which others pad to a round number.
+        """
+        return list(range(self.vocab_size, vocab_size))
+
+    @property
     def prefix_ids(self) -> list[int]:
         """The ids that stand before a text for a model to continue; often none."""
         return []

@@ -1,23 +1,19 @@
-"""Room: another program's `tokenizer.json` → a `Tokenizer` that gives the same ids."""
+"""Room: another program's `tokenizer.json` → a `Tokenizer` that gives the same ids.
+
+Knows nothing of files.
+"""
 
 from __future__ import annotations
 
 import json
 import re
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 from myllm.errors import InputError
-from myllm.tokenizer.base import (
-    END_OF_TEXT,
-    NAME_TO_BYTE,
-    EngineTokenizer,
-    TextSource,
-    Tokenizer,
-)
+from myllm.tokenizer.base import NAME_TO_BYTE, EngineTokenizer, TextSource, Tokenizer
 
-MAX_BYTES = 1 << 26  # of a tokenizer.json; the largest known are half of that
-ENDS = (END_OF_TEXT, "<|im_end|>", "<|end_of_text|>", "</s>", "<eos>")  # names of end of text
+MAX_IDS = 10**7  # as many as a model may have
 SPACE = "\N{LOWER ONE EIGHTH BLOCK}"  # what SentencePiece writes for a space
 
 
@@ -31,13 +27,18 @@ class ImportedTokenizer(EngineTokenizer):
     kind = "imported"
 
     def __init__(
-        self, content: dict[str, Any], eos_token: str, chat_template: str | None = None
+        self,
+        content: dict[str, Any],
+        eos_token: str,
+        chat_template: str | None = None,
+        more_ends: Sequence[int] = (),
     ) -> None:
         """
         Args:
             content: of a `tokenizer.json`.
             eos_token: the name of the token that ends a text.
             chat_template: is kept for other programs.
+            more_ends: the ids of other tokens at which a model has ended, too.
 
         Raises:
             InputError: not a tokenizer, not byte pairs, or without that token.
@@ -59,55 +60,28 @@ class ImportedTokenizer(EngineTokenizer):
         end = self._engine.token_to_id(eos_token)
         if end is None:
             raise InputError(f"it has no token {eos_token!r}, which should end a text")
-        self._end_id = end
+        self._end_ids = tuple(dict.fromkeys([end, *more_ends]))
+        self._unused: list[int] = []
         self._bytes = self._all_bytes()
+        if not all(0 <= id < len(self._bytes) for id in self._end_ids):
+            raise InputError(f"its ends of a text {self._end_ids} are not all in its vocabulary")
         self._prefix = self._ids_before("a")
 
-    @classmethod
-    def read(
-        cls, path: Path, eos_token: str | None = None, chat_template: str | None = None
-    ) -> ImportedTokenizer:
-        """Reads a `tokenizer.json`.
-
-        Args:
-            path: the file.
-            eos_token: the name of the token that ends a text; by default the first usual one.
-            chat_template: is kept for other programs.
-
-        Raises:
-            InputError: no such file, or not one that is known here.
-        """
-        try:
-            if path.stat().st_size > MAX_BYTES:
-                raise InputError(f"{path} is larger than any tokenizer")
-            content = json.loads(path.read_bytes().decode("utf-8-sig"))
-        except OSError as error:
-            raise InputError(f"cannot read tokenizer {path}: {error.strerror}") from None
-        except (ValueError, RecursionError) as error:
-            if isinstance(error, InputError):
-                raise
-            raise InputError(f"{path} is not valid JSON") from None
-        if not isinstance(content, dict):
-            raise InputError(f"{path} is not a tokenizer")
-        text = json.dumps(content.get("added_tokens", []))
-        end = eos_token or next((name for name in ENDS if json.dumps(name) in text), ENDS[0])
-        try:
-            return cls(content, end, chat_template)
-        except InputError as error:
-            raise InputError(f"{path}: {error}") from None
-
     def _all_bytes(self) -> list[bytes]:
-        """What each id stands for."""
+        """What each id stands for; finds those that stand for nothing."""
         byte_level = "ByteLevel" in json.dumps(self.content.get("decoder"))
-        special = {
-            token["id"] for token in self.content.get("added_tokens", []) if token.get("special")
-        }
+        added = self._engine.get_added_tokens_decoder()
+        special = {id for id, token in added.items() if token.special}
+        n_ids = max(self._engine.get_vocab(with_added_tokens=True).values()) + 1
+        if n_ids > MAX_IDS:
+            raise InputError(f"its ids go up to {n_ids - 1:,}: {MAX_IDS - 1:,} is the limit")
         found = []
-        for id in range(self._engine.get_vocab_size(with_added_tokens=True)):
+        for id in range(n_ids):
             name = self._engine.id_to_token(id)
             if name is None:
-                raise InputError("its ids are not 0, 1, 2 …")
-            if id in special or id == self._end_id:
+                self._unused.append(id)
+                found.append(b"")
+            elif id in special or id in self._end_ids:
                 found.append(b"")
             elif byte_level and all(ch in NAME_TO_BYTE for ch in name):
                 found.append(bytes(NAME_TO_BYTE[ch] for ch in name))
@@ -129,11 +103,18 @@ class ImportedTokenizer(EngineTokenizer):
 
     @property
     def eos_token_id(self) -> int:
-        return self._end_id
+        return self._end_ids[0]
+
+    @property
+    def end_ids(self) -> tuple[int, ...]:
+        return self._end_ids
 
     @property
     def eos_token(self) -> str:
         return self._end
+
+    def ids_without_token(self, vocab_size: int) -> list[int]:
+        return self._unused + super().ids_without_token(vocab_size)
 
     @property
     def prefix_ids(self) -> list[int]:
@@ -144,14 +125,24 @@ class ImportedTokenizer(EngineTokenizer):
         return self._template
 
     def to_dict(self) -> dict[str, Any]:
-        more = {} if self._template is None else {"chat_template": self._template}
-        return {"kind": self.kind, "end_of_text": self._end, "content": self.content, **more}
+        content: dict[str, Any] = {
+            "kind": self.kind,
+            "end_of_text": self._end,
+            "content": self.content,
+        }
+        if self._template is not None:
+            content["chat_template"] = self._template
+        if len(self._end_ids) > 1:
+            content["more_ends"] = list(self._end_ids[1:])
+        return content
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> ImportedTokenizer:
-        template = content.get("chat_template", "")
+        template, more = content.get("chat_template", ""), content.get("more_ends", [])
         if not isinstance(content["content"], dict) or not isinstance(content["end_of_text"], str):
             raise InputError("it is not of this form")
         if not isinstance(template, str):
             raise InputError("its chat template is not text")
-        return cls(content["content"], content["end_of_text"], template or None)
+        if not isinstance(more, list) or not all(type(id) is int for id in more):
+            raise InputError("its ends of a text are not ids")
+        return cls(content["content"], content["end_of_text"], template or None, more)
