@@ -24,7 +24,7 @@ from myllm.errors import ConfigError, InputError
 from myllm.generate.generator import TextGenerator
 from myllm.presets import Resolved, resolve
 from myllm.run import Run
-from myllm.runs.folder import RunFolder, find_run
+from myllm.runs.folder import all_runs, find_run
 from myllm.system.terminal import PatientStream
 from myllm.train import session
 from myllm.train.benchmark import Timing, run_benchmark
@@ -227,13 +227,7 @@ def runs(runs_dir: StrPath = "checkpoints") -> list[Run]:
     >>> "novel" in [run.name for run in runs()]
     True
     """
-    found: list[Run] = []
-    for path in sorted(Path(runs_dir).glob("*")):
-        try:
-            found.append(Run(RunFolder(path)))
-        except InputError:
-            continue  # another kind of folder
-    return found
+    return [Run(folder) for folder in all_runs(Path(runs_dir))]
 
 
 def benchmark(
