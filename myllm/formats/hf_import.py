@@ -21,7 +21,7 @@ from myllm.formats.layouts import LAYOUTS, Entry, Layout
 from myllm.model.gpt import GPTModel
 from myllm.runs.checkpoint import Checkpoint
 from myllm.runs.folder import RunFolder
-from myllm.system.atomic import Damaged, read_file
+from myllm.system.atomic import Damaged, discard, read_file
 from myllm.system.safetensors_adapter import read_tensors
 from myllm.tokenizer.imported import ImportedTokenizer
 from myllm.train.state import TrainState
@@ -63,9 +63,12 @@ def import_huggingface(folder: Path, runs_dir: Path, name: str) -> RunFolder:
     )
     state = {"progress": TrainState().to_json(), "scaler": {}}
     metadata = {"tokenizer": tokenizer.content_hash, "imported_from": folder.name}
-    run.checkpoints.save(
-        Checkpoint(0, weights, {}, state, metadata, run.small_files()), is_best=True, keep=2
-    )
+    checkpoint = Checkpoint(0, weights, {}, state, metadata, run.small_files())
+    try:
+        run.checkpoints.save(checkpoint, is_best=True, keep=2)
+    except BaseException:
+        discard(run.path)
+        raise
     return run
 
 

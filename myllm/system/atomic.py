@@ -328,7 +328,9 @@ def write_errors(
             raise DiskFullError(
                 f"{fault} {what} in {folder} ({reason}): {needed:,} bytes are needed; {remedy}"
             ) from None
-        raise InputError(f"cannot {what} in {folder}: {reason}") from None
+        allowed = error.errno not in NOT_ALLOWED | {errno.EROFS}
+        hint = "" if allowed else "; let this user write there, or name another folder"
+        raise InputError(f"cannot {what} in {folder}: {reason}{hint}") from None
 
 
 def _sealed_text(content: dict[str, Any]) -> str:
