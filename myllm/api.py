@@ -24,11 +24,12 @@ from myllm.errors import ConfigError, InputError
 from myllm.generate.generator import TextGenerator
 from myllm.presets import Resolved, resolve
 from myllm.run import Run
-from myllm.runs.folder import RunFolder, find_run
+from myllm.runs.folder import all_runs, find_run
 from myllm.system.terminal import PatientStream
 from myllm.train import session
 from myllm.train.benchmark import Timing, run_benchmark
 from myllm.train.observer import Observer, Observers
+from myllm.train.requeue import AUTO, decided, tell_if_finished
 from myllm.train.session import Request, Session
 
 StrPath = str | Path
@@ -53,7 +54,8 @@ def train(
     Args:
         texts: files, folders, or - for standard input.
         run: the new run's name; by default it is named after the text.
-        resume: the run to continue, by name or path, instead of a new one.
+        resume: the run to continue, by name or path, instead of a new one; "auto": the run that
+            this very call began before, if it did.
         runs_dir: the folder of runs.
         config: a TOML file of settings; those of the call go before it.
         quiet: show nothing.
@@ -81,7 +83,9 @@ def train(
     myllm.errors.ConfigError: unknown setting 'd_modle': did you mean d_model? (choices: ...
     """
     request = _request(texts, settings, config, run, resume, runs_dir, began)
-    made = session.resume(request) if resume is not None else session.start(request)
+    made = session.start(request) if request.resume is None else session.resume(request)
+    if resume == AUTO:
+        tell_if_finished(made)
     return _run_to_its_end(made, quiet, observer)
 
 
@@ -126,7 +130,7 @@ def _request(
     began: float | None,
 ) -> Request:
     paths = {"paths": tuple(str(text) for text in texts)}
-    return Request(
+    request = Request(
         flags={**settings, **paths} if paths["paths"] else settings,
         file=None if config is None else str(config),
         run=run,
@@ -134,6 +138,7 @@ def _request(
         runs_dir=Path(runs_dir),
         began=time.monotonic() if began is None else began,
     )
+    return decided(request)
 
 
 def _show(console: Console, lines: Iterable[str]) -> None:
@@ -225,13 +230,7 @@ def runs(runs_dir: StrPath = "checkpoints") -> list[Run]:
     >>> "novel" in [run.name for run in runs()]
     True
     """
-    found: list[Run] = []
-    for path in sorted(Path(runs_dir).glob("*")):
-        try:
-            found.append(Run(RunFolder(path)))
-        except InputError:
-            continue  # another kind of folder
-    return found
+    return [Run(folder) for folder in all_runs(Path(runs_dir))]
 
 
 def benchmark(

@@ -3,6 +3,7 @@
     MyLLMError            1   anything below; never raised itself
     ├── InputError        2   a file, a text, a flag or a combination of flags that cannot work
     │   └── ConfigError   2   … of the configuration
+    ├── AccessError       2   a file is there, and this user may not read it, or not now
     ├── CheckpointError   3   a checkpoint is damaged and no good one is left
     ├── DiskFullError     4   a save did not fit; what was saved earlier is intact
     ├── NonFiniteError    5   the loss or a gradient became NaN or infinite
@@ -31,6 +32,15 @@ class InputError(MyLLMError, ValueError):
 
 class ConfigError(InputError):
     """A value of the configuration is out of its limits, or two values contradict."""
+
+
+class AccessError(MyLLMError):
+    """A file that is there may not be read, or not now: neither missing nor damaged.
+
+    No `InputError`, so that nothing is made again or taken from elsewhere because of it.
+    """
+
+    exit_code = 2
 
 
 class CheckpointError(MyLLMError):

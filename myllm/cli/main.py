@@ -5,24 +5,20 @@ Torch is imported when a verb needs it, so that help answers at once.
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import io
 import logging
-import signal
 import sys
-import traceback
 from collections.abc import Sequence
 from typing import Any
 
 from myllm import __version__
 from myllm.cli import benchmark, evaluate, export, generate, prepare, train, verify, write
+from myllm.cli.failures import exit_code
 from myllm.cli.parse import parse
 from myllm.cli.verb import Verb, begin
-from myllm.errors import Interrupted, MyLLMError
 from myllm.registry import Registry
 from myllm.system import signals
 from myllm.system.machine import use_available_cores
+from myllm.system.streams import standard_streams
 
 log = logging.getLogger("myllm")
 
@@ -45,10 +41,16 @@ def main(args: Sequence[str] | None = None) -> int:
     """Runs a verb; returns the exit code (see `errors.py`)."""
     if args is not None:  # called from Python
         begin()
-    args = list(sys.argv[1:] if args is None else args)
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal that cannot show 你好 shows ?
+    with standard_streams():
+        code = _run(list(sys.argv[1:] if args is None else args))
+        try:
+            sys.stdout.flush()
+        except OSError as error:
+            return exit_code(error) or code
+        return code
+
+
+def _run(args: list[str]) -> int:
     log.handlers[:] = [_LogHandler(sys.stderr)]
     log.setLevel(logging.INFO)
     options: Any = None
@@ -66,7 +68,7 @@ def main(args: Sequence[str] | None = None) -> int:
     except SystemExit as exit:  # --help has been shown
         return int(exit.code or 0)
     except (Exception, KeyboardInterrupt) as error:
-        return _exit_code(error, getattr(options, "debug", False))
+        return exit_code(error, getattr(options, "debug", False))
 
 
 def _work(verb: Verb, options: Any) -> None:
@@ -74,26 +76,6 @@ def _work(verb: Verb, options: Any) -> None:
         log.setLevel(logging.WARNING)
     use_available_cores()
     verb.work(options)
-
-
-def _exit_code(error: BaseException, debug: bool) -> int:
-    """Tells what happened in one line; an error that no user can cause is raised again."""
-    if isinstance(error, MyLLMError):
-        if debug:
-            traceback.print_exception(error)
-        _tell(" ".join(str(error).split()))
-        return error.exit_code
-    if isinstance(error, RuntimeError):
-        return _out_of_memory(error)
-    if isinstance(error, KeyboardInterrupt):
-        _tell("interrupted; what was saved before is intact")
-        return Interrupted("", getattr(error, "number", signal.SIGINT)).exit_code
-    if isinstance(error, OSError) and error.errno in (errno.EPIPE, errno.EIO):
-        from myllm.system.terminal import silence
-
-        silence(sys.stdout)  # its reader has left, as `head` does, or the terminal is closed
-        return 0
-    raise error
 
 
 class _LogHandler(logging.StreamHandler):  # type: ignore[type-arg]
@@ -104,22 +86,11 @@ class _LogHandler(logging.StreamHandler):  # type: ignore[type-arg]
             self.stream = sys.stderr
         super().emit(record)
 
-
-def _tell(message: str) -> None:
-    with contextlib.suppress(OSError):  # the terminal is closed
-        print(f"myllm: {message}", file=sys.stderr, flush=True)
-
-
-def _out_of_memory(error: RuntimeError) -> int:
-    """Tells of a model that does not fit; any other `RuntimeError` is raised again."""
-    from myllm.system.device import out_of_memory
-
-    remedy = "take a smaller --d-model, --n-layers, --vocab-size or --batch-size"
-    known = out_of_memory(error, remedy)
-    if known is None:
-        raise error
-    _tell(str(known))
-    return known.exit_code
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Nothing, where a stream that is closed or full is all that is wrong; nor for a signal
+        that comes in the middle of a line (`RuntimeError`)."""
+        if not isinstance(sys.exc_info()[1], (OSError, RuntimeError)):
+            super().handleError(record)
 
 
 def _overview() -> str:

@@ -5,18 +5,22 @@ Knows nothing of models.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import shlex
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from myllm.config import SamplingConfig
 from myllm.errors import InputError
 from myllm.generate.generator import TextGenerator
 from myllm.registry import nearest
+from myllm.system.places import home
 from myllm.system.terminal import printable
+
+if TYPE_CHECKING:
+    from prompt_toolkit.history import History
 
 HELP = """\
 Write the beginning of a text, and the model continues it. Then:
@@ -128,19 +132,33 @@ def _write_out(text: str) -> None:
     sys.stdout.flush()
 
 
+def _history() -> History:
+    """What was typed before, in the user's home; where that cannot be written, of this session."""
+    from prompt_toolkit.history import FileHistory, InMemoryHistory
+
+    class Patient(FileHistory):
+        def store_string(self, string: str) -> None:
+            with contextlib.suppress(OSError):  # a disk that is full now
+                super().store_string(string)
+
+    if (folder := home()) is None:
+        return InMemoryHistory()
+    path = folder / ".myllm_history"
+    try:
+        path.touch(mode=0o600)
+        with path.open("ab+"):
+            return Patient(str(path))
+    except OSError:
+        return InMemoryHistory()
+
+
 def _lines() -> Iterator[str]:
     if not sys.stdin.isatty():
         yield from (line.rstrip("\r\n") for line in sys.stdin)
         return
     from prompt_toolkit import PromptSession
-    from prompt_toolkit.history import FileHistory, InMemoryHistory
 
-    history = Path.home() / ".myllm_history"
-    try:
-        history.touch(mode=0o600)
-        session: PromptSession[str] = PromptSession(history=FileHistory(str(history)))
-    except OSError:  # a home that cannot be written: history for this session only
-        session = PromptSession(history=InMemoryHistory())
+    session: PromptSession[str] = PromptSession(history=_history())
     while True:
         try:
             yield session.prompt("> ")

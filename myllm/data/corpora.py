@@ -7,6 +7,7 @@ network, and texts that are downloaded once, verified and kept.
 from __future__ import annotations
 
 import ast
+import errno
 import hashlib
 import http.client
 import json
@@ -23,6 +24,14 @@ from pathlib import Path
 
 from myllm.errors import InputError
 from myllm.registry import Registry
+from myllm.system.atomic import (
+    NO_ROOM,
+    NOT_ALLOWED,
+    discard,
+    make_folders,
+    write_errors,
+    write_file,
+)
 
 log = logging.getLogger(__name__)
 
@@ -66,20 +75,24 @@ def download_corpus(name: str, folder: Path) -> Path:
     path, partial = folder / f"{name}.txt", folder / f"{name}.txt.part"
     if path.exists() and _sha256(path) == corpus.sha256:
         return path
-    _make_folder(folder)
+    make_folders(folder)
     log.info("downloading %s (%.1f MB)", corpus.url, corpus.size_bytes / 1e6)
-    try:
-        _fetch(corpus, partial)
-    except (OSError, http.client.HTTPException) as error:  # URLError is an OSError
-        reason = getattr(error, "reason", error)
-        raise InputError(
-            f"cannot download {corpus.url}: {reason}; without a network, train on a text of your "
-            f"own (myllm train FILE), or put that file at {path}"
-        ) from None
-    if _sha256(partial) != corpus.sha256:
-        partial.unlink()
-        raise InputError(f"{corpus.url} did not send the expected text (SHA-256 differs)")
-    os.replace(partial, path)
+    with write_errors(f"keep {corpus.url}", folder, corpus.size_bytes, "free some space"):
+        try:
+            _fetch(corpus, partial)
+        except (OSError, http.client.HTTPException) as error:  # URLError is an OSError
+            if getattr(error, "errno", None) in NO_ROOM | NOT_ALLOWED | {errno.EROFS}:
+                discard(partial)
+                raise  # what the disk says, not the network
+            reason = getattr(error, "reason", error)
+            raise InputError(
+                f"cannot download {corpus.url}: {reason}; without a network, train on a text of "
+                f"your own (myllm train FILE), or put that file at {path}"
+            ) from None
+        if _sha256(partial) != corpus.sha256:
+            partial.unlink()
+            raise InputError(f"{corpus.url} did not send the expected text (SHA-256 differs)")
+        os.replace(partial, path)
     return path
 
 
@@ -110,12 +123,13 @@ def python_docs(folder: Path) -> Path:
     path = folder / f"python-docs-{platform.python_version()}.jsonl"
     if not path.exists():
         log.info("extracting the Python manual and docstrings to %s", path)
-        _make_folder(folder)
-        partial = path.with_suffix(f".part{os.getpid()}")
-        with partial.open("w", encoding="utf-8", newline="\n") as file:
-            for text in (*_manual_topics(), *_docstrings()):
-                file.write(json.dumps({"text": text}, ensure_ascii=False) + "\n")
-        os.replace(partial, path)
+        make_folders(folder)
+        texts = (*_manual_topics(), *_docstrings())
+        lines = [json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in texts]
+        with write_errors(
+            "write the Python manual", folder, sum(map(len, lines)), "free some space"
+        ):
+            write_file(path, "".join(lines))
     return path
 
 
@@ -156,13 +170,6 @@ def _heading(node: ast.AST, module: str) -> str:
     if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
         return f"def {node.name}({ast.unparse(node.args)})"
     return f"module {module}"
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"cannot make the folder {folder}: {error.strerror}") from None
 
 
 def _sha256(path: Path) -> str:

@@ -38,11 +38,13 @@ from myllm.errors import InputError
 from myllm.system.atomic import (
     discard,
     disk,
-    made_by_one_process,
+    listing,
+    make_folders,
     require_room,
     sealed_folder,
     write_errors,
 )
+from myllm.system.locks import made_by_one_process
 from myllm.tokenizer import Tokenizer, build_tokenizer
 
 log = logging.getLogger(__name__)
@@ -178,7 +180,7 @@ def _existing(folder: Path, order: _Order) -> TokenFile | None:
     Raises:
         InputError: it is damaged, or something else is there.
     """
-    if not folder.exists() or folder.is_dir() and not any(folder.iterdir()):
+    if not folder.exists() or folder.is_dir() and not listing(folder):
         return None
     if not folder.is_dir() or not (folder / SIDECAR).exists():
         raise InputError(f"{folder} exists and holds something else: name another --out")
@@ -200,10 +202,7 @@ def _make(folder: Path, order: _Order, replace: bool) -> TokenFile:
         order: what to make.
         replace: remove what is there; else there must be nothing.
     """
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"cannot write {folder}: {error.strerror}") from None
+    make_folders(folder.parent)
     what, remedy = "make a token file", "free some space, or name another --data-dir"
     with write_errors(what, folder.parent, order.n_bytes, remedy), made_by_one_process(folder):
         require_room(folder.parent, order.n_bytes)

@@ -6,6 +6,7 @@ A prepared folder holds `tokens.npy` (all documents, each followed by end of tex
 
 from __future__ import annotations
 
+import errno
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,8 +49,14 @@ class TokenFile:
     val_ranges: list[Range]
 
     def tokens(self) -> Ids:
-        """All ids (n_tokens,), mapped from disk, not read into memory."""
-        ids: Ids = np.load(self.folder / TOKENS, mmap_mode="r", allow_pickle=False)
+        """All ids (n_tokens,), mapped from disk, not read into memory, where that can be done."""
+        path = self.folder / TOKENS
+        try:
+            ids: Ids = np.load(path, mmap_mode="r", allow_pickle=False)
+        except OSError as error:
+            if error.errno != errno.ENODEV:  # some network file systems cannot
+                raise
+            ids = np.load(path, allow_pickle=False)
         return ids
 
 

@@ -24,7 +24,7 @@ from myllm.formats.layouts import Entry, layout_of
 from myllm.model.gpt import RotaryPosition
 from myllm.registry import check_choice
 from myllm.runs.folder import RunFolder
-from myllm.system.atomic import TEMPORARY, discard, disk, write_errors
+from myllm.system.atomic import TEMPORARY, discard, disk, make_folders, write_errors, write_file
 from myllm.tokenizer import Tokenizer
 
 QUANTIZATIONS = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0")
@@ -68,7 +68,7 @@ def export_gguf(
     checkpoint = run.checkpoints.load("best", with_optimizer=False)
     config, tokenizer = run.config.model, run.tokenizer
     tensors = _tensors(config, checkpoint.model, quantization)
-    out.parent.mkdir(parents=True, exist_ok=True)
+    make_folders(out.parent)
     unfinished = out.with_name(f"{TEMPORARY}{out.name}-{os.getpid()}")
     with write_errors("export", out.parent, sum(tensor.n_bytes for tensor in tensors)):
         try:
@@ -83,7 +83,7 @@ def export_gguf(
             if unfinished.exists():
                 discard(unfinished)
         modelfile = out.with_suffix(".Modelfile")
-        modelfile.write_text(_modelfile(out.name, tokenizer), encoding="utf-8")
+        write_file(modelfile, _modelfile(out.name, tokenizer))
 
 
 def _add_shape(writer: Any, config: GPTConfig) -> None:

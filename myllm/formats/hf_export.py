@@ -6,7 +6,6 @@ Knows nothing of training.
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -18,7 +17,7 @@ from myllm.config import GPTConfig, SamplingConfig
 from myllm.formats.layouts import Layout, layout_of, to_foreign
 from myllm.formats.model_card import model_card
 from myllm.runs.folder import RunFolder
-from myllm.system.atomic import finished_folder, write_errors
+from myllm.system.atomic import finished_folder, make_folders, write_errors
 from myllm.system.safetensors_adapter import write_tensors
 from myllm.tokenizer import Tokenizer
 
@@ -46,15 +45,13 @@ def export_huggingface(
     n_bytes = sum(t.numel() * t.element_size() for t in checkpoint.model.values())
     dtype = str(checkpoint.model["token_embedding.weight"].dtype).removeprefix("torch.")
     card = model_card(run.name, config, checkpoint, layout.architecture)
-    out.parent.mkdir(parents=True, exist_ok=True)
+    make_folders(out.parent)
     with write_errors("export", out.parent, n_bytes), finished_folder(out) as folder:
         _write_json(folder / "config.json", _settings(layout, config.model, tokenizer, dtype))
         _write_json(folder / "generation_config.json", _generation(tokenizer))
         write_tokenizer(tokenizer, folder, config.model.context_length)
         (folder / "README.md").write_text(card, encoding="utf-8")
         _write_weights(layout, checkpoint.model, folder)
-        for path in folder.glob("*.safetensors"):  # its library lets only the owner read them
-            shutil.copymode(folder / "config.json", path)
 
 
 def _settings(

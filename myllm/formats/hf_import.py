@@ -17,6 +17,7 @@ from myllm.formats.hf_weights import read_weights
 from myllm.formats.layouts import LAYOUTS, Layout
 from myllm.runs.checkpoint import Checkpoint
 from myllm.runs.folder import RunFolder
+from myllm.system.atomic import discard
 from myllm.train.state import TrainState
 
 
@@ -54,9 +55,12 @@ def import_huggingface(path: Path, runs_dir: Path, name: str | None = None) -> R
     )
     state = {"progress": TrainState().to_json(), "scaler": {}}
     metadata = {"tokenizer": tokenizer.content_hash, "imported_from": model}
-    run.checkpoints.save(
-        Checkpoint(0, weights, {}, state, metadata, run.small_files()), is_best=True, keep=2
-    )
+    checkpoint = Checkpoint(0, weights, {}, state, metadata, run.small_files())
+    try:
+        run.checkpoints.save(checkpoint, is_best=True, keep=2)
+    except BaseException:
+        discard(run.path)
+        raise
     return run
 
 

@@ -19,7 +19,7 @@ from myllm.formats.hf_export import write_tokenizer
 from myllm.model.gpt import GPTModel
 from myllm.runs.folder import RunFolder
 from myllm.runs.weights import load_model
-from myllm.system.atomic import finished_folder, write_errors
+from myllm.system.atomic import finished_folder, make_folders, write_errors
 
 GRAPH = "model.onnx"
 
@@ -47,7 +47,7 @@ def export_onnx(
     except ImportError:
         raise InputError("--to onnx needs two packages: pip install onnx onnxscript") from None
     model, tokenizer, _ = load_model(run)
-    out.parent.mkdir(parents=True, exist_ok=True)
+    make_folders(out.parent)
     n_bytes = 4 * model.count_parameters()
     with write_errors("export", out.parent, n_bytes), finished_folder(out) as folder:
         write_tokenizer(tokenizer, folder, model.config.context_length)

@@ -15,6 +15,7 @@ all that using and resuming it takes, so the run's own copies of the small files
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -28,12 +29,14 @@ from typing import Any
 from safetensors import SafetensorError
 from torch import Tensor
 
-from myllm.errors import CheckpointError, InputError
+from myllm.errors import AccessError, CheckpointError, InputError
 from myllm.system.atomic import (
     TEMPORARY,
     Damaged,
     check_files,
     disk,
+    listing,
+    read_errors,
     read_file,
     read_manifest,
     require_room,
@@ -86,7 +89,7 @@ class CheckpointStore:
 
     def steps(self) -> list[int]:
         """The steps that have a checkpoint, in ascending order."""
-        names = (re.fullmatch(r"step-(\d{6,})", p.name) for p in self.run.iterdir())
+        names = (re.fullmatch(r"step-(\d{6,})", p.name) for p in listing(self.run))
         return sorted(int(match[1]) for match in names if match)
 
     def folder(self, step: int) -> Path:
@@ -94,7 +97,11 @@ class CheckpointStore:
         return self.run / f"step-{step:06d}"
 
     def newest_good(self) -> int | None:
-        """The newest step whose checkpoint is undamaged."""
+        """The newest step whose checkpoint is undamaged.
+
+        Raises:
+            AccessError: a newer one may not be read.
+        """
         return next((step for step in reversed(self.steps()) if self._is_good(step)), None)
 
     def best_step(self) -> int | None:
@@ -152,7 +159,8 @@ class CheckpointStore:
         n_good = 0
         for step in reversed(self.steps()):
             if n_good < keep or step == best:
-                n_good += self._is_good(step)
+                with contextlib.suppress(AccessError):  # it may be good: it stays
+                    n_good += self._is_good(step)
             else:
                 # renamed first: one that is half removed would look like a damaged one
                 doomed = self.run / f"{TEMPORARY}{self.folder(step).name}-{os.getpid()}"
@@ -178,6 +186,7 @@ class CheckpointStore:
 
         Raises:
             CheckpointError: there is no good checkpoint; the message names the damaged file.
+            AccessError: the one to load may not be read; no older one takes its place.
             InputError: there has not been a checkpoint yet.
         """
         steps = self.steps()
@@ -218,14 +227,14 @@ class CheckpointStore:
         names = [MODEL, STATE, CONFIG, TOKENIZER, *([OPTIMIZER] if with_optimizer else [])]
         metadata = check_files(folder, MANIFEST, None if with_optimizer else names)
         try:
-            state = json.loads(read_file(folder / STATE))
-            optimizer = dict(read_tensors(folder / OPTIMIZER)) if with_optimizer else {}
-            files = {
-                name: (folder / name).read_bytes() for name in SMALL if name in metadata["files"]
-            }
-            model = dict(read_tensors(folder / MODEL))
-            return Checkpoint(step, model, optimizer, state, metadata, files)
-        except (OSError, ValueError, SafetensorError, RecursionError) as error:
+            with read_errors(folder):
+                state = json.loads(read_file(folder / STATE))
+                optimizer = dict(read_tensors(folder / OPTIMIZER)) if with_optimizer else {}
+                copies = [name for name in SMALL if name in metadata["files"]]
+                files = {name: (folder / name).read_bytes() for name in copies}
+                model = dict(read_tensors(folder / MODEL))
+                return Checkpoint(step, model, optimizer, state, metadata, files)
+        except (ValueError, SafetensorError, RecursionError) as error:
             raise Damaged(f"{folder} is damaged: {error}") from None
 
 

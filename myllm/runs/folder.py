@@ -9,16 +9,16 @@ Knows nothing of the loop.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
 from myllm.config import RunConfig, from_toml, to_toml
-from myllm.errors import InputError
+from myllm.errors import AccessError, InputError
 from myllm.runs.checkpoint import (
     CONFIG,
     MANIFEST,
@@ -32,14 +32,19 @@ from myllm.runs.checkpoint import (
 )
 from myllm.runs.metrics import read_records
 from myllm.system.atomic import (
+    Damaged,
     discard_unfinished,
     disk,
     finished_folder,
-    lock,
-    made_by_one_process,
+    is_clutter,
+    listing,
+    make_folders,
+    read_errors,
+    require_readable,
     write_errors,
     write_file,
 )
+from myllm.system.locks import Lock, lock, made_by_one_process
 from myllm.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
@@ -60,12 +65,13 @@ class RunFolder:
 
         Raises:
             InputError: it is not one.
+            AccessError: it may not be read.
         """
         self.path = Path(path)
-        if not _is_run(self.path):
+        if not is_run(self.path):
             raise InputError(f"{self.path} is not a run folder: it has no {CONFIG}")
         self.checkpoints = CheckpointStore(self.path)
-        self._lock: FileLock | None = None
+        self._lock: Lock | None = None
 
     @classmethod
     def create(
@@ -77,10 +83,7 @@ class RunFolder:
             InputError: the folder cannot be written.
             DiskFullError: the disk is full.
         """
-        try:
-            runs_dir.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"cannot write {runs_dir / name}: {error.strerror}") from None
+        make_folders(runs_dir)
         path, number = runs_dir / name, 1
         while path.exists():
             number += 1
@@ -138,7 +141,8 @@ class RunFolder:
         return Tokenizer.load(self._small_file(TOKENIZER, Tokenizer.load))
 
     def _small_file(self, name: str, read: Callable[[Path], object]) -> Path:
-        """The run's own copy if it can be read, else the one in the newest good checkpoint."""
+        """The run's own copy if it is whole, else the one in the newest good checkpoint."""
+        require_readable(self.path / name)
         try:
             read(self.path / name)
         except InputError as error:
@@ -151,7 +155,8 @@ class RunFolder:
     def small_files(self) -> dict[str, bytes]:
         """The run's own files that a checkpoint holds copies of, by name."""
         paths = (self.path / name for name in SMALL)
-        return {path.name: path.read_bytes() for path in paths if path.is_file()}
+        with read_errors(self.path):
+            return {path.name: path.read_bytes() for path in paths if path.is_file()}
 
     def append_metrics(self, record: dict[str, Any]) -> None:
         """Adds a line to `metrics.jsonl`."""
@@ -165,8 +170,16 @@ class RunFolder:
             disk.write(self.path / METRICS, append)
 
     def metrics(self) -> list[dict[str, Any]]:
-        """The records of `metrics.jsonl`; damaged lines are left out."""
-        return read_records(self.path / METRICS)[0]
+        """The records of `metrics.jsonl`; damaged lines are left out.
+
+        Raises:
+            AccessError: it may not be read.
+        """
+        try:
+            return read_records(self.path / METRICS)[0]
+        except Damaged as error:
+            log.warning("%s", error)
+            return []
 
     def restore_files(self, checkpoint: Checkpoint | None) -> None:
         """Makes metrics and tokenizer what they were at a checkpoint (None: at the beginning).
@@ -185,18 +198,23 @@ def find_run(runs_dir: Path, name: str | None = None) -> RunFolder:
 
     Raises:
         InputError: there is none; the message says how to make one.
+        AccessError: a folder may not be read.
     """
     if name is not None:
         for path in (runs_dir / name, Path(name)):
-            if _is_run(path):
+            if is_run(path):
                 return RunFolder(path)
-        here = ", ".join(sorted(p.name for p in runs_dir.glob("*") if _is_run(p))[:10])
+        here = ", ".join([run.name for run in all_runs(runs_dir)][:10])
         raise InputError(
             f"no run {name!r} in {runs_dir}" + (f"; there are: {here}" if here else "")
         )
+    if runs_dir.is_dir():
+        listing(runs_dir)  # what may not be read looks empty to `glob`
     latest: dict[Path, int] = {}
     for path in runs_dir.glob(f"*/step-*/{MANIFEST}"):
         run = path.parent.parent
+        if is_clutter(run.name):
+            continue
         latest[run] = max(latest.get(run, 0), path.stat().st_mtime_ns)
     if not latest:
         raise InputError(
@@ -205,6 +223,29 @@ def find_run(runs_dir: Path, name: str | None = None) -> RunFolder:
     return RunFolder(max(latest, key=lambda run: latest[run]))
 
 
-def _is_run(path: Path) -> bool:
-    """Whether a folder is a run's: it has a configuration, or checkpoints that hold one."""
-    return (path / CONFIG).is_file() or any(path.glob(f"step-*/{MANIFEST}"))
+def all_runs(runs_dir: Path) -> list[RunFolder]:
+    """The runs of a folder that may be read, by name.
+
+    Raises:
+        AccessError: the folder may not be read.
+    """
+    found: list[RunFolder] = []
+    for path in listing(runs_dir) if runs_dir.is_dir() else []:
+        with contextlib.suppress(InputError, AccessError):  # another kind of folder
+            found.append(RunFolder(path))
+    return found
+
+
+def is_run(path: Path) -> bool:
+    """Whether a folder is a run's: it has a configuration, or checkpoints that hold one.
+
+    Raises:
+        AccessError: it may not be read.
+    """
+    try:
+        with read_errors(path):
+            if stat.S_ISREG((path / CONFIG).stat().st_mode):
+                return True
+    except Damaged:  # there is none, or no such folder
+        pass
+    return any(path.glob(f"step-*/{MANIFEST}"))

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from myllm.system.atomic import read_errors
+
 
 @dataclass(frozen=True)
 class Metrics:
@@ -23,11 +25,16 @@ class Metrics:
 
 
 def read_records(path: Path) -> tuple[list[dict[str, Any]], int | None]:
-    """The records of a `metrics.jsonl`, and the number of the first damaged line, if any."""
-    try:
-        lines = path.read_bytes().splitlines()
-    except FileNotFoundError:
+    """The records of a `metrics.jsonl`, and the number of the first damaged line, if any.
+
+    Raises:
+        Damaged: the disk does not give it back.
+        AccessError: it may not be read.
+    """
+    if not path.exists():
         return [], None
+    with read_errors(path):
+        lines = path.read_bytes().splitlines()
     records: list[dict[str, Any]] = []
     damaged = None
     for number, line in enumerate(lines, 1):

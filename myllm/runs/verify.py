@@ -11,7 +11,13 @@ from myllm.errors import InputError
 from myllm.runs.checkpoint import CONFIG, MANIFEST, METRICS, TOKENIZER
 from myllm.runs.folder import RunFolder
 from myllm.runs.metrics import read_records
-from myllm.system.atomic import Damaged, check_files, foreign_files, read_file
+from myllm.system.atomic import (
+    Damaged,
+    check_files,
+    foreign_files,
+    read_file,
+    require_readable,
+)
 from myllm.tokenizer import Tokenizer
 
 
@@ -25,7 +31,11 @@ class Finding:
 
 
 def check_run(run: RunFolder) -> list[Finding]:
-    """Reads every file of a run and holds it against what was saved."""
+    """Reads every file of a run and holds it against what was saved.
+
+    Raises:
+        AccessError: one may not be read, so that nothing can be said of it.
+    """
     checkpoints = run.checkpoints
     findings = [_checkpoint(checkpoints.folder(step)) for step in checkpoints.steps()]
     readers: dict[str, Callable[[Path], object]] = {
@@ -38,6 +48,7 @@ def check_run(run: RunFolder) -> list[Finding]:
         if name == METRICS and not path.exists():
             continue  # there has been no evaluation yet
         try:
+            require_readable(path)
             read(path)
             findings.append(Finding(name, _size_of(path)))
         except InputError as error:
@@ -71,8 +82,8 @@ def _read_records(path: Path) -> None:
     """Raises `InputError` if a line of `metrics.jsonl` is not a record."""
     try:
         damaged = read_records(path)[1]
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}") from None
+    except Damaged as error:
+        raise InputError(str(error)) from None
     if damaged is not None:
         raise InputError(f"{path}: line {damaged} is damaged")
 

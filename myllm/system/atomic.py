@@ -8,27 +8,33 @@ count, fail or cut these off replaces that object, so nothing else here has to k
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import hashlib
 import json
-import logging
 import os
+import shlex
 import shutil
+import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
-from myllm.errors import DiskFullError, InputError
-
-log = logging.getLogger(__name__)
+from myllm.errors import AccessError, DiskFullError, InputError
 
 TEMPORARY = ".tmp-"  # how the names of unfinished files and folders begin
 SMALL_FILE_BYTES = 1 << 26  # no JSON or TOML of ours comes near it
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
+NOT_ALLOWED = {errno.EACCES, errno.EPERM}
+NOT_NOW = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EBUSY, errno.ETIMEDOUT}
+# what network file systems answer that cannot wait for the disk
+NO_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF}
+# what file systems, file managers and network shares put into any folder; in lower case
+CLUTTER = {
+    *(".ds_store", "desktop.ini", "thumbs.db", "ehthumbs.db", ".directory", ".localized"),
+    *("lost+found", "@eadir", ".lock", ".fseventsd", ".spotlight-v100", ".trashes"),
+}
+CLUTTER_PREFIXES = ("._", ".nfs", ".fuse_hidden", ".smbdelete", ".trash-")
 
 
 class Damaged(Exception):
@@ -49,11 +55,16 @@ class Disk:
         """Waits until the content of a file, or the names in a folder, are on disk."""
         if os.name == "nt" and path.is_dir():
             return  # Windows has no handle to sync a folder by
-        descriptor = os.open(path, os.O_RDONLY if os.name != "nt" else os.O_RDWR)
+        refused = NO_SYNC | NOT_ALLOWED if path.is_dir() else NO_SYNC
         try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+            descriptor = os.open(path, os.O_RDONLY if os.name != "nt" else os.O_RDWR)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            if error.errno not in refused:  # else it is as safe as that file system can make it
+                raise
 
     def rename(self, path: Path, target: Path) -> None:
         """Gives a file or folder another name, at once; a file of that name is replaced."""
@@ -96,15 +107,69 @@ def read_file(path: Path) -> str:
 
     Raises:
         Damaged: it is missing, unreadable, too large or not UTF-8.
+        AccessError: it may not be read.
     """
-    try:
+    with read_errors(path):
         if path.stat().st_size > SMALL_FILE_BYTES:
             raise Damaged(f"{path} is damaged: larger than any file that this program writes")
-        return path.read_text(encoding="utf-8-sig")  # Windows puts marks there
+        try:
+            return path.read_text(encoding="utf-8-sig")  # Windows puts marks there
+        except UnicodeDecodeError as error:
+            raise Damaged(f"{path} cannot be read: {error}") from None
+
+
+@contextmanager
+def read_errors(path: Path) -> Iterator[None]:
+    """Says what it means that something at `path` could not be read.
+
+    Raises:
+        Damaged: it is missing, or the disk does not give it back.
+        AccessError: this user may not read it, or the system cannot just now.
+    """
+    try:
+        yield
     except FileNotFoundError:
         raise Damaged(f"{path} is missing") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise Damaged(f"{path} cannot be read: {error}") from None
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        if error.errno in NOT_ALLOWED:
+            closed = (p for p in reversed(path.parents) if not os.access(p, os.X_OK))
+            place = shlex.quote(str(next(closed, path)))
+            raise AccessError(
+                f"may not read {path} ({reason}); its owner can allow it: chmod -R a+rX {place}"
+            ) from None
+        if error.errno in NOT_NOW:
+            raise AccessError(f"cannot read {path} now ({reason}); try again") from None
+        raise Damaged(f"{path} cannot be read: {reason}") from None
+
+
+def require_readable(path: Path) -> None:
+    """Raises `AccessError` if a file is there and may not be read."""
+    try:
+        with read_errors(path), path.open("rb"):
+            pass
+    except Damaged:
+        pass  # for whoever reads it to say
+
+
+def listing(folder: Path) -> list[Path]:
+    """What is in a folder, without what others put into every folder.
+
+    Raises:
+        AccessError: it may not be read.
+        Damaged: it is missing, or no folder.
+    """
+    with read_errors(folder):
+        return sorted(path for path in folder.iterdir() if not is_clutter(path.name))
+
+
+def is_clutter(name: str) -> bool:
+    """Whether a name is that of what file systems and file managers put into any folder.
+
+    >>> [is_clutter(name) for name in (".DS_Store", "._config.toml", "config.toml")]
+    [True, True, False]
+    """
+    return name.lower() in CLUTTER or name.lower().startswith(CLUTTER_PREFIXES)
 
 
 @contextmanager
@@ -137,6 +202,8 @@ def sealed_folder(final: Path, manifest: str, metadata: dict[str, Any]) -> Itera
         text = _sealed_text({**metadata, "files": files})
         disk.write(unfinished / manifest, lambda p: p.write_bytes(text.encode("utf-8")))
         if final.is_dir():
+            for path in filter(lambda p: is_clutter(p.name) and not p.is_dir(), final.iterdir()):
+                discard(path)
             final.rmdir()  # an empty one; any other fails here
 
 
@@ -176,6 +243,7 @@ def check_files(folder: Path, manifest: str, names: Iterable[str] | None = None)
 
     Raises:
         Damaged: the first file that is missing or altered.
+        AccessError: one may not be read.
     """
     content = read_manifest(folder, manifest)
     files = content["files"]
@@ -184,57 +252,22 @@ def check_files(folder: Path, manifest: str, names: Iterable[str] | None = None)
         if name not in files or name != path.name:
             raise Damaged(f"{folder / manifest} does not list {name}")
         expected = files[name]
-        try:
-            if not path.is_file():
+        with read_errors(path):
+            found = path.stat()
+            if not stat.S_ISREG(found.st_mode):
                 raise Damaged(f"{path} is missing")
-            size = path.stat().st_size
+            size = found.st_size
             if size != expected["bytes"]:
                 raise Damaged(f"{path} is damaged: {size} bytes, not {expected['bytes']}")
             if _sha256(path) != expected["sha256"]:
                 raise Damaged(f"{path} is damaged: its SHA-256 is not the saved one")
-        except OSError as error:
-            raise Damaged(f"{path} cannot be read: {error.strerror}") from None
     return content
 
 
 def foreign_files(folder: Path, manifest: str) -> list[str]:
     """What lies in a sealed folder besides what its manifest lists."""
     known = {manifest, *read_manifest(folder, manifest)["files"]}
-    return sorted(path.name for path in folder.iterdir() if path.name not in known)
-
-
-def lock(path: Path) -> FileLock:
-    """A lock on a file, held by this process; the system frees it when the process ends.
-
-    Raises:
-        InputError: another process holds it.
-    """
-    held = FileLock(path)
-    try:
-        held.acquire(timeout=0)
-    except Timeout:
-        raise InputError(
-            f"{path.parent} is in use by another process: wait until it ends, or stop it"
-        ) from None
-    return held
-
-
-@contextmanager
-def made_by_one_process(folder: Path) -> Iterator[None]:
-    """Lets one process at a time make `folder`; removes what dead ones have left of it."""
-    path = folder.with_name(f".lock-{folder.name}")
-    held = FileLock(path)
-    with contextlib.suppress(Timeout):
-        held.acquire(timeout=1)
-    if not held.is_locked:
-        log.info("waiting for another process that makes %s", folder)
-        held.acquire()
-    try:
-        discard_unfinished(folder.parent, folder.name)
-        yield
-    finally:
-        held.release()
-        discard(path)
+    return [path.name for path in listing(folder) if path.name not in known]
 
 
 def discard(path: Path) -> None:
@@ -260,6 +293,16 @@ def require_room(folder: Path, n_bytes: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
+def make_folders(folder: Path) -> None:
+    """Makes a folder, and those above it, where it is not there yet.
+
+    Raises:
+        DiskFullError, InputError: it cannot be made.
+    """
+    with write_errors("make the folder", folder, 1 << 12):
+        folder.mkdir(parents=True, exist_ok=True)
+
+
 @contextmanager
 def write_errors(
     what: str, folder: Path, needed: int, remedy: str = "what was saved before is intact"
@@ -281,11 +324,13 @@ def write_errors(
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else str(error)
         if error.errno in NO_ROOM:
+            fault = "the disk fails to" if error.errno == errno.EIO else "not enough disk space to"
             raise DiskFullError(
-                f"not enough disk space to {what} in {folder} ({reason}): {needed:,} bytes are "
-                f"needed; {remedy}"
+                f"{fault} {what} in {folder} ({reason}): {needed:,} bytes are needed; {remedy}"
             ) from None
-        raise InputError(f"cannot {what} in {folder}: {reason}") from None
+        allowed = error.errno not in NOT_ALLOWED | {errno.EROFS}
+        hint = "" if allowed else "; let this user write there, or name another folder"
+        raise InputError(f"cannot {what} in {folder}: {reason}{hint}") from None
 
 
 def _sealed_text(content: dict[str, Any]) -> str:

@@ -7,6 +7,8 @@ PyTorch is imported by the functions, so that rooms without it can import this o
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -22,12 +24,25 @@ def read_tensors(path: Path) -> Iterator[tuple[str, Tensor]]:
     """The tensors of a safetensors file with their names, in memory of their own.
 
     The file does not stay mapped: it can be removed, and a tensor that is let go frees memory.
+    Where the file system cannot map it, it is read as a whole.
 
     Raises:
         SafetensorError: the file is not in that format.
+        OSError: the system refused, with its error number.
     """
-    with safe_open(path, "pt") as file:
-        names = list(file.keys())
+    try:
+        with safe_open(path, "pt") as file:
+            names = list(file.keys())
+    except (OSError, SafetensorError) as error:
+        refused = error if isinstance(error, OSError) else _system_error(error, path)
+        if refused.errno is None:
+            raise
+        if refused.errno != errno.ENODEV:
+            raise refused from None
+        from safetensors.torch import load
+
+        yield from load(path.read_bytes()).items()
+        return
     for name in names:
         with safe_open(path, "pt") as file:
             yield name, file.get_tensor(name).clone()
@@ -48,10 +63,14 @@ def write_tensors(
     """
     from safetensors.torch import save_file
 
+    path.touch()  # with the mode that the umask asks for; the library lets only the owner read
+    mode = path.stat().st_mode
     try:
         save_file(dict(tensors), path, metadata=metadata)
     except SafetensorError as error:
         raise _system_error(error, path) from None
+    with contextlib.suppress(PermissionError):  # a file system without modes
+        path.chmod(mode)
 
 
 def _system_error(error: SafetensorError, path: Path) -> OSError:

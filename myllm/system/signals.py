@@ -13,8 +13,11 @@ from myllm.errors import Interrupted
 
 log = logging.getLogger(__name__)
 
-# Ctrl-C; what `kill` and batch systems send; what a terminal sends when it is closed
-NAMES = ("SIGINT", "SIGTERM", "SIGHUP")
+# Ctrl-C; what `kill` and batch systems send; what a terminal sends when it is closed; what the
+# system sends when the allowed time on the processor is over
+NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGXCPU")
+# what batch systems send on request, some time before they end a job
+SAVING = ("SIGUSR1", "SIGUSR2")
 
 
 class SignalReceived(KeyboardInterrupt):
@@ -41,8 +44,11 @@ def raised() -> Iterator[None]:
         _raised.append(number)
         raise SignalReceived(number)
 
+    def ignore(number: int, frame: Any) -> None:
+        log.warning("%s is ignored: there is nothing to save now", signal.Signals(number).name)
+
     _raised.clear()
-    with _handled_by(stop):
+    with _handled_by(stop, ignore):
         yield
     _raised.clear()
 
@@ -50,7 +56,7 @@ def raised() -> Iterator[None]:
 class Deferred:
     """Within the block the first signal is noted, for the loop to end when it is ready.
 
-    The second raises `Interrupted` at once.
+    The second raises `Interrupted` at once. Those that ask for a save are noted, too.
     """
 
     def __init__(self, on_first: Callable[[], None] = lambda: None) -> None:
@@ -61,10 +67,21 @@ class Deferred:
         self.on_first = on_first
         self.received: int | None = None
         self.twice = False
-        self._context = _handled_by(self._note)
+        self._asked: int | None = None
+        self._context = _handled_by(self._note, self._note_save)
+
+    def save_asked(self) -> str | None:
+        """The name of the signal that asked for a save since the last call, if one did."""
+        number, self._asked = self._asked, None
+        return None if number is None else signal.Signals(number).name
+
+    def _note_save(self, number: int, frame: Any) -> None:
+        self._asked = number
 
     def _note(self, number: int, frame: Any) -> None:
         if self.received is not None:
+            if number == self.received == getattr(signal, "SIGXCPU", None):
+                return  # it comes every second
             self.twice = True
             raise Interrupted("stopped at once; the last checkpoint is intact", number)
         self.received = number
@@ -81,20 +98,24 @@ class Deferred:
         self._context.__exit__(*details)
 
 
+Handler = Callable[[int, Any], None]
+
+
 @contextmanager
-def _handled_by(handler: Callable[[int, Any], None]) -> Iterator[None]:
-    """Sets the handler of all signals but the ignored ones (`nohup`); sets the old ones back."""
+def _handled_by(ending: Handler, saving: Handler) -> Iterator[None]:
+    """Sets the handlers of all signals but the ignored ones (`nohup`); sets the old ones back."""
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread may set handlers
         return
-    numbers = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
-    before = {n: signal.getsignal(n) for n in numbers}
-    for number, old in before.items():
+    wanted = {**dict.fromkeys(NAMES, ending), **dict.fromkeys(SAVING, saving)}
+    numbers = {name: getattr(signal, name) for name in wanted if hasattr(signal, name)}
+    before = {name: signal.getsignal(number) for name, number in numbers.items()}
+    for name, old in before.items():
         if old is not signal.SIG_IGN:
-            signal.signal(number, handler)
+            signal.signal(numbers[name], wanted[name])
     try:
         yield
     finally:
-        for number, old in before.items():
+        for name, old in before.items():
             if old is not None:
-                signal.signal(number, old)
+                signal.signal(numbers[name], old)

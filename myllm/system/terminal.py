@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-import os
+import logging
 import re
 from collections.abc import Callable
 from typing import TextIO
+
+from myllm.system.streams import reader_left, silence
+
+log = logging.getLogger(__name__)
 
 
 def printable(text: str) -> str:
@@ -15,7 +19,7 @@ def printable(text: str) -> str:
 
 class PatientStream:
     """A stream that outlives its reader: a training run must not end because a terminal was
-    closed or `head` has seen enough."""
+    closed, `head` has seen enough, or the disk that holds its log is full."""
 
     def __init__(self, stream: TextIO) -> None:
         """
@@ -53,11 +57,8 @@ class PatientStream:
             return
         try:
             work(self._stream)
-        except OSError:  # EPIPE of a pipe, EIO of a closed terminal
+        except OSError as error:
+            if not reader_left(error, self._stream):
+                log.warning("cannot write to standard output: %s; going on without", error)
             silence(self._stream)
             self._stream = None
-
-
-def silence(stream: TextIO) -> None:
-    """Sends what is left in a stream's buffer nowhere, so that closing it cannot fail either."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

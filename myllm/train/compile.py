@@ -12,13 +12,13 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from pathlib import Path
 
 import torch
 
 from myllm.data.dataset import Batch
 from myllm.errors import ConfigError
 from myllm.model.gpt import GPTModel
+from myllm.system.places import cache_folder
 from myllm.system.torch_adapter import compiler_is_loaded, undo_compile
 from myllm.train.loss import mean_loss
 
@@ -135,6 +135,7 @@ def _close(expected: tuple[float, float], found: tuple[float, float]) -> bool:
 
 
 def _keep_compiled_code() -> None:
-    """For later runs."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "myllm" / "compiled"
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache))
+    """For later runs, where there is a place for it."""
+    if "TORCHINDUCTOR_CACHE_DIR" not in os.environ:
+        if (cache := cache_folder("compiled")) is not None:
+            os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(cache)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
@@ -9,6 +10,9 @@ from typing import Any
 
 from myllm.errors import InputError
 from myllm.runs.metrics import Metrics
+from myllm.system.atomic import write_errors
+
+log = logging.getLogger(__name__)
 
 
 class Observer:
@@ -60,9 +64,16 @@ class TensorBoard(Observer):
             raise InputError(
                 "--tensorboard needs the package of that name: pip install tensorboard"
             ) from None
-        self._writer: Any = SummaryWriter(str(folder))
+        with write_errors("write TensorBoard's events", folder, 1 << 12):
+            self._writer: Any = SummaryWriter(str(folder))
 
     def on_evaluation(self, record: Metrics, is_best: bool) -> None:
-        for name, value in asdict(record).items():
-            self._writer.add_scalar(name, value, record.step)
-        self._writer.flush()
+        if self._writer is None:
+            return
+        try:
+            for name, value in asdict(record).items():
+                self._writer.add_scalar(name, value, record.step)
+            self._writer.flush()
+        except OSError as error:  # no reason to end a run
+            log.warning("no more events for TensorBoard: %s", error)
+            self._writer = None

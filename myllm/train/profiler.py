@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from types import TracebackType
 
 import torch
 from torch.profiler import ProfilerActivity, profile
+
+log = logging.getLogger(__name__)
 
 
 class StepProfiler:
@@ -42,7 +45,10 @@ class StepProfiler:
         key = "cuda_time_total" if torch.cuda.is_available() else "cpu_time_total"
         self.table = self._profile.key_averages().table(sort_by=key, row_limit=15)
         if self.trace_path is not None:
-            self._profile.export_chrome_trace(str(self.trace_path))
+            try:
+                self._profile.export_chrome_trace(str(self.trace_path))
+            except (OSError, RuntimeError) as error:  # no reason to end a run
+                log.warning("no trace in %s: %s", self.trace_path, error)
         self._profile = None
 
     def __enter__(self) -> StepProfiler:

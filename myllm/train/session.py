@@ -31,12 +31,13 @@ from myllm.data.dataset import TextDataset
 from myllm.data.prepare import prepare
 from myllm.data.sources import text_name
 from myllm.data.token_file import TokenFile, fitting_context
-from myllm.errors import ConfigError, InputError
+from myllm.errors import ConfigError
 from myllm.model.gpt import ATTENTIONS, GPTModel
 from myllm.presets import GIVEN, Resolved, begun_from, resolve, resumed_from
 from myllm.runs.checkpoint import CONFIG
 from myllm.runs.folder import RunFolder, find_run
 from myllm.runs.weights import load_weights
+from myllm.system.atomic import TEMPORARY, make_folders, write_errors
 from myllm.system.device import choose_attention, choose_device
 from myllm.tokenizer import TOKENIZERS
 from myllm.train.memory import check_memory
@@ -196,7 +197,7 @@ def start(request: Request) -> Session:
     config = resolved.config.validate()
     check_names(config)  # before minutes of preparing
     _check_writable(request.runs_dir)
-    text = _with_paths(config.text)
+    text = with_paths(config.text)
     name = request.run or text_name(text)
     begun = _begun(request, config)
     token_file = _prepared(dataclasses.replace(config, text=text), begun)
@@ -215,19 +216,19 @@ def start(request: Request) -> Session:
 
 def _check_writable(runs_dir: Path) -> None:
     """Raises `InputError` before training rather than after it."""
-    try:
-        runs_dir.mkdir(parents=True, exist_ok=True)
-        probe = runs_dir / f".tmp-writable-{os.getpid()}"
+    make_folders(runs_dir)
+    probe = runs_dir / f"{TEMPORARY}writable-{os.getpid()}"
+    with write_errors("write", runs_dir, 1 << 16, "free some space, or name another --runs-dir"):
         probe.touch()
         probe.unlink()
-    except OSError as error:
-        raise InputError(
-            f"cannot write to {runs_dir}: {error.strerror}; name another --runs-dir"
-        ) from None
 
 
-def _with_paths(text: DataConfig) -> DataConfig:
-    """With the file of a corpus; where no text is named, of the Python manual."""
+def with_paths(text: DataConfig) -> DataConfig:
+    """With the file of a corpus; where no text is named, of the Python manual.
+
+    Raises:
+        InputError, DiskFullError: it cannot be had.
+    """
     folder = Path(text.data_dir)
     if text.data is not None:
         return dataclasses.replace(text, paths=(str(download_corpus(text.data, folder)),))
@@ -321,7 +322,8 @@ def resume(request: Request) -> Session:
             f"max_steps {config.train.max_steps}: {run.name} has done {trainer.step} steps "
             "already; give more"
         )
-    run.set_config(dataclasses.replace(config, train=trainer.config))
+    text = _as_files(config.text, token_file)
+    run.set_config(dataclasses.replace(config, train=trainer.config, text=text))
     _announce_schedule(trainer.step, saved.train, config.train)
     return Session(trainer, token_file)
 

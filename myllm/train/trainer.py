@@ -151,7 +151,7 @@ class Trainer:
         return self.state
 
     def _prepare(self) -> None:
-        if self.config.compile:
+        if self.config.compile and self.step < self.config.max_steps:
             batch = self.train_data.batch(self.step).split(self.config.accumulation_steps)[0]
             precision = autocast(self.device, self.dtype)
             compile_blocks(self.model.train(), batch.to(self.device), precision)
@@ -164,6 +164,8 @@ class Trainer:
         while self.step < self.config.max_steps and not self._out_of_patience():
             if signals.received is not None:
                 self._stop(signals.received)
+            if (name := signals.save_asked()) is not None and self._save_and_wait():
+                log.warning("%s: saved at step %d; training goes on", name, self.step)
             self.profiler.step()
             start = time.perf_counter()
             number = batch_number(self.step, self.state.skipped)
@@ -372,12 +374,19 @@ class Trainer:
         return True
 
     def _stop(self, signal_number: int) -> None:
-        self.save()
         where = f"stopped at step {self.step}"
-        if self.run is not None and self._saver is not None:
-            self._saver.join()
+        if self._save_and_wait():
+            assert self.run is not None
             where += f" and saved; continue with: myllm train --resume {self.run.resume_name}"
         raise Interrupted(where, signal_number)
+
+    def _save_and_wait(self) -> bool:
+        """Whether there is a run to save into."""
+        if self._saver is None:
+            return False
+        self.save()
+        self._saver.join()
+        return True
 
 
 def _check_batch_size(train_data: TextDataset, config: TrainConfig) -> None:
