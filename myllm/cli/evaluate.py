@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from myllm.cli.parse import Common
 from myllm.cli.verb import Verb
 from myllm.config import positional
+from myllm.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -23,11 +24,14 @@ class EvaluateOptions(Common):
 def evaluate(options: EvaluateOptions) -> None:
     """Prints a line per text."""
     from myllm import api
+    from myllm.system.terminal import say
 
+    if not options.paths and (options.encoding, options.encoding_errors) != ("utf-8", "strict"):
+        raise ConfigError("--encoding says how a text is read, and none is named")
     run = api.load(options.run, options.runs_dir, options.device)
     for path in options.paths or (None,):
         found = run.evaluate(path, options.encoding, options.encoding_errors)
-        print(
+        say(
             f"{path or 'validation split'}: loss {found.loss:.4f} nats per token, perplexity "
             f"{found.perplexity:.2f}, {found.bits_per_byte:.4f} bits per byte "
             f"({found.n_tokens:,} tokens, run {run.name})"

@@ -23,6 +23,7 @@ from myllm.errors import Interrupted, MyLLMError
 from myllm.registry import Registry
 from myllm.system import signals
 from myllm.system.machine import use_available_cores
+from myllm.system.terminal import one_line
 
 log = logging.getLogger("myllm")
 
@@ -81,7 +82,7 @@ def _exit_code(error: BaseException, debug: bool) -> int:
     if isinstance(error, MyLLMError):
         if debug:
             traceback.print_exception(error)
-        _tell(" ".join(str(error).split()))
+        _tell(str(error))
         return error.exit_code
     if isinstance(error, RuntimeError):
         return _out_of_memory(error)
@@ -99,6 +100,9 @@ def _exit_code(error: BaseException, debug: bool) -> int:
 class _LogHandler(logging.StreamHandler):  # type: ignore[type-arg]
     """Writes above the progress bar, which takes the place of `sys.stderr` on a terminal."""
 
+    def format(self, record: logging.LogRecord) -> str:
+        return one_line(super().format(record))
+
     def emit(self, record: logging.LogRecord) -> None:
         if sys.__stderr__ is not None and sys.__stderr__.isatty():
             self.stream = sys.stderr
@@ -107,7 +111,7 @@ class _LogHandler(logging.StreamHandler):  # type: ignore[type-arg]
 
 def _tell(message: str) -> None:
     with contextlib.suppress(OSError):  # the terminal is closed
-        print(f"myllm: {message}", file=sys.stderr, flush=True)
+        print(f"myllm: {one_line(message)}", file=sys.stderr, flush=True)
 
 
 def _out_of_memory(error: RuntimeError) -> int:

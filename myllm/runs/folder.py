@@ -17,6 +17,7 @@ from typing import Any
 
 from filelock import FileLock
 
+from myllm.checks import check_run_name, shortened
 from myllm.config import RunConfig, from_toml, to_toml
 from myllm.errors import InputError
 from myllm.runs.checkpoint import (
@@ -74,9 +75,10 @@ class RunFolder:
         """Makes `runs_dir/name`, or with a number behind the name if that exists already.
 
         Raises:
-            InputError: the folder cannot be written.
+            InputError: the folder cannot be written, or have this name.
             DiskFullError: the disk is full.
         """
+        check_run_name(name)
         try:
             runs_dir.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -192,7 +194,7 @@ def find_run(runs_dir: Path, name: str | None = None) -> RunFolder:
                 return RunFolder(path)
         here = ", ".join(sorted(p.name for p in runs_dir.glob("*") if _is_run(p))[:10])
         raise InputError(
-            f"no run {name!r} in {runs_dir}" + (f"; there are: {here}" if here else "")
+            f"no run {shortened(name)!r} in {runs_dir}" + (f"; there are: {here}" if here else "")
         )
     latest: dict[Path, int] = {}
     for path in runs_dir.glob(f"*/step-*/{MANIFEST}"):
@@ -207,4 +209,7 @@ def find_run(runs_dir: Path, name: str | None = None) -> RunFolder:
 
 def _is_run(path: Path) -> bool:
     """Whether a folder is a run's: it has a configuration, or checkpoints that hold one."""
-    return (path / CONFIG).is_file() or any(path.glob(f"step-*/{MANIFEST}"))
+    try:
+        return (path / CONFIG).is_file() or any(path.glob(f"step-*/{MANIFEST}"))
+    except (OSError, ValueError):  # a name that no file can have, a folder that cannot be read
+        return False
