@@ -8,6 +8,7 @@ Errors are raised (classes of `errors`), never printed.
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -16,21 +17,25 @@ from typing import IO, Any, cast
 
 from rich.console import Console
 
-from myllm.config import RunConfig, SamplingConfig, with_values
+from myllm.checks import check_range, check_ranges
+from myllm.config import MODEL_LIMITS, RunConfig, SamplingConfig, with_values
+from myllm.data.corpora import download_corpus
 from myllm.data.prepare import prepare as prepare_text
 from myllm.data.token_file import TokenFile
 from myllm.display import TrainingDisplay, plan_lines
-from myllm.errors import ConfigError, InputError
+from myllm.errors import InputError
 from myllm.generate.generator import TextGenerator
 from myllm.presets import Resolved, resolve
 from myllm.run import Run
 from myllm.runs.folder import all_runs, find_run
-from myllm.system.terminal import PatientStream
+from myllm.system.shell import quoted
+from myllm.system.terminal import PatientStream, printable
 from myllm.train import session
 from myllm.train.benchmark import Timing, run_benchmark
 from myllm.train.observer import Observer, Observers
+from myllm.train.request import Request
 from myllm.train.requeue import AUTO, decided, tell_if_finished
-from myllm.train.session import Request, Session
+from myllm.train.session import Session
 
 StrPath = str | Path
 
@@ -143,7 +148,7 @@ def _request(
 
 def _show(console: Console, lines: Iterable[str]) -> None:
     for line in lines:
-        console.print(line)
+        console.print(printable(line))
 
 
 def _sampler(made: Session) -> Callable[[int], str]:
@@ -197,11 +202,19 @@ def prepare(
     >>> prepare("novel.txt", tokenizer="char", out="novel-tokens").n_documents
     1
     """
-    values = {**settings, "paths": tuple(str(text) for text in texts)}
-    config = with_values(RunConfig(), values).text.validate()
+    values = {**settings, "vocab_size": vocab_size, "paths": tuple(str(text) for text in texts)}
+    made_for = with_values(RunConfig(), values)
+    check_ranges(made_for.model, MODEL_LIMITS)
+    config = made_for.text.validate()
+    if config.data is not None:
+        path = download_corpus(config.data, Path(config.data_dir))
+        config = dataclasses.replace(config, paths=(str(path),), data=None)
     if not config.paths:
         raise InputError("no text is named: myllm prepare FILE-OR-FOLDER")
-    return prepare_text(config, vocab_size, out=None if out is None else Path(out))
+    made = prepare_text(config, vocab_size, out=None if out is None else Path(out))
+    if [made.folder] == [Path(path) for path in config.paths]:
+        raise InputError(f"{made.folder} is prepared already: myllm train {quoted(made.folder)}")
+    return made
 
 
 # ------------------------------------------------------------------- finding runs
@@ -253,8 +266,7 @@ def benchmark(
     >>> all(timing.tokens_per_second > 0 for timing in timings.values())
     True
     """
-    if iterations < 1:
-        raise ConfigError(f"iterations {iterations}: must be at least 1")
+    check_range("iterations", iterations, 1, 10**6)
     flags = settings if size is None else {**settings, "size": size}
     config = resolve(**session.build_layers(Request(flags))).config
     if not config.model.vocab_size:

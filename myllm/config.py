@@ -9,7 +9,6 @@ Which value wins where several are given is said in `presets.resolve`.
 from __future__ import annotations
 
 import dataclasses
-import math
 import tomllib
 import typing
 from collections.abc import Mapping
@@ -17,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from myllm.checks import Limits, check_ranges, check_text
 from myllm.errors import ConfigError, InputError
 from myllm.reading import Reading
 from myllm.registry import check_choice, unknown
@@ -29,12 +29,37 @@ DTYPE_NAMES = ("bfloat16", "float16", "float32")
 VAL_SPLITS = ("spread", "end")
 ON_NONFINITE = ("stop", "rollback")
 ON_DISK_FULL = ("stop", "wait")
+MODEL_LIMITS: Limits = {
+    "vocab_size": (0, 10**7), "context_length": (1, 2**20), "d_model": (1, 2**16),
+    "n_layers": (1, 1_000), "n_heads": (1, 2**12), "n_kv_heads": (1, 2**12),
+    "head_dim": (1, 2**12), "d_ff": (1, 2**20), "norm_eps": (1e-12, 1.0),
+    "rope_theta": (1.0, 1e12), "rope_factor": (0.01, 1e5), "rope_low_freq_factor": (0.001, 1e6),
+    "rope_high_freq_factor": (0.001, 1e6), "rope_original_context": (1, 2**20),
+}  # fmt: skip
+TRAIN_LIMITS: Limits = {
+    "minutes": (1e-6, 1e6), "batch_size": (1, 10**6), "accumulation_steps": (1, 10**6),
+    "max_steps": (1, 10**9), "learning_rate": (1e-12, 10.0), "weight_decay": (0.0, 100.0),
+    "warmup_steps": (0, 10**9), "min_learning_rate": (0.0, 1.0), "grad_clip": (0.0, 1e30),
+    "eval_interval": (1, 10**9), "patience": (1, 10**9), "keep": (1, 10**6), "profile": (0, 1_000),
+    "seed": (0, 2**32 - 1),  # that and the step are the two halves of what dropout draws from
+}  # fmt: skip
+SAMPLING_LIMITS: Limits = {
+    "max_new_tokens": (0, 10**8), "temperature": (0.0, 100.0), "top_k": (1, 10**7),
+    "top_p": (1e-6, 1.0), "min_p": (1e-6, 1.0), "repetition_penalty": (0.01, 100.0),
+    "sample_seed": (0, 2**63 - 1),
+}  # fmt: skip
+LEAST_TEMPERATURE = 1e-6  # besides 0: what logits are divided by, and must not overflow
 FROM = {"flag": "from"}  # the flag of a field that cannot have a keyword of Python as its name
 
 
 def positional(default: Any) -> Any:
     """A field that the command line takes without a flag, by its place."""
     return field(default=default, metadata={"positional": True})
+
+
+def typed(default: Any) -> Any:
+    """A text that may hold line ends, which a command line writes as \\n (see `unescaped`)."""
+    return field(default=default, metadata={"typed": True})
 
 
 @dataclass(frozen=True)
@@ -70,26 +95,17 @@ class GPTConfig:
         Raises:
             ConfigError: with the value, the limit and the remedy.
         """
-        for name, least, most in (
-            ("vocab_size", 0, 10**7), ("context_length", 1, 2**20), ("d_model", 1, 2**16),
-            ("n_layers", 1, 1_000), ("n_heads", 1, 2**12), ("n_kv_heads", 1, 2**12),
-            ("head_dim", 1, 2**12), ("d_ff", 1, 2**20), ("rope_original_context", 1, 2**20),
-        ):  # fmt: skip
-            _check_range(name, getattr(self, name), least, most)
+        check_ranges(self, MODEL_LIMITS)
         if self.dropout != 0 and not 1 / 256 <= self.dropout <= 255 / 256:
             raise ConfigError(
                 f"dropout {self.dropout}: must be 0, or between 1/256 (0.0039) and 255/256 "
                 "(0.9961); 0.1 is usual"
             )
-        for name in ("norm_eps", "rope_theta", "rope_factor"):
-            value = getattr(self, name)
-            if not (value > 0 and math.isfinite(value)):
-                raise ConfigError(f"{name} {value}: must be a positive number")
         low, high = self.rope_low_freq_factor, self.rope_high_freq_factor
-        if not 0 < low < high < math.inf:
+        if not low < high:
             raise ConfigError(
                 f"rope_low_freq_factor {low} and rope_high_freq_factor {high}: the first must be "
-                "above 0 and below the second"
+                "below the second"
             )
         check_choice("position", self.position, POSITIONS)
         check_choice("norm", self.norm, NORM_NAMES)
@@ -191,23 +207,12 @@ class TrainConfig:
 
     def validate(self) -> TrainConfig:
         """Raises `ConfigError` for a value that cannot work; returns itself."""
-        for name, least, most in (
-            ("batch_size", 1, 10**6), ("accumulation_steps", 1, 10**6), ("max_steps", 1, 10**9),
-            ("warmup_steps", 0, 10**9), ("eval_interval", 1, 10**9), ("patience", 1, 10**9),
-            ("keep", 1, 10**6), ("profile", 0, 1_000), ("seed", 0, 2**63 - 1),
-        ):  # fmt: skip
-            _check_range(name, getattr(self, name), least, most)
-        for name in ("learning_rate", "weight_decay", "grad_clip", "min_learning_rate"):
-            value, above_zero = getattr(self, name), name == "learning_rate"
-            if not math.isfinite(value) or value < 0 or (above_zero and value == 0):
-                limit = "above 0" if above_zero else "0 or more"
-                raise ConfigError(f"{name} {value}: must be a finite number, {limit}")
-        if self.minutes is not None and not 0 < self.minutes <= 1e6:
-            raise ConfigError(f"minutes {self.minutes}: must be above 0 and at most 1000000")
-        if self.learning_rate > 10:
-            raise ConfigError(f"learning_rate {self.learning_rate}: the limit is 10; try 0.001")
-        if (share := self.min_learning_rate) > 1:
-            raise ConfigError(f"min_learning_rate {share}: it is a share of the peak, 0 to 1")
+        check_ranges(self, TRAIN_LIMITS)
+        if (n := self.batch_size * self.accumulation_steps) > 10**6:
+            raise ConfigError(
+                f"batch_size {self.batch_size} and accumulation_steps {self.accumulation_steps}: "
+                f"a step would have {n} sequences, the limit is 1000000"
+            )
         check_choice("on_nonfinite", self.on_nonfinite, ON_NONFINITE)
         check_choice("on_disk_full", self.on_disk_full, ON_DISK_FULL)
         if self.dtype is not None:
@@ -230,25 +235,17 @@ class SamplingConfig:
     top_p: float | None = 0.95  # choose among the likeliest tokens that sum to this probability
     min_p: float | None = None  # drop tokens below this share of the likeliest one's probability
     repetition_penalty: float = 1.0  # above 1: what stands in the context becomes less likely
-    stop: tuple[str, ...] = ()  # end at this string, which is not shown
+    stop: tuple[str, ...] = typed(())  # end at this string, which is not shown (\n: a line end)
     ignore_end: bool = False  # continue past the end-of-text token
     sample_seed: int | None = None  # the same seed gives the same text (None: a new one each time)
 
     def validate(self) -> SamplingConfig:
         """Raises `ConfigError` for a value that cannot work; returns itself."""
-        for name, least, most in (
-            ("max_new_tokens", 0, 10**8), ("top_k", 1, 10**7), ("sample_seed", 0, 2**63 - 1)
-        ):  # fmt: skip
-            _check_range(name, getattr(self, name), least, most)
-        if not (0 <= self.temperature <= 100):
-            raise ConfigError(f"temperature {self.temperature}: must be between 0 and 100")
-        for name in ("top_p", "min_p"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value <= 1:
-                raise ConfigError(f"{name} {value}: must be above 0 and at most 1")
-        if not 0 < self.repetition_penalty <= 100:
+        check_ranges(self, SAMPLING_LIMITS)
+        if 0 < self.temperature < LEAST_TEMPERATURE:
             raise ConfigError(
-                f"repetition_penalty {self.repetition_penalty}: must be above 0, at most 100"
+                f"temperature {self.temperature}: must be 0 (always the likeliest token), or "
+                f"between {LEAST_TEMPERATURE} and 100"
             )
         if "" in self.stop:
             raise ConfigError("stop '': an empty stop string would end every text at once")
@@ -375,16 +372,15 @@ def _converted(name: str, value: Any, kind: Any) -> Any:
     allowed = typing.get_args(kind) or (kind,)
     if typing.get_origin(kind) is tuple:
         if isinstance(value, (list, tuple)) and all(isinstance(v, str) for v in value):
+            for text in value:
+                check_text(name, text)
             return tuple(value)
         raise ConfigError(f"{name} {value!r}: must be a list of strings")
-    if float in allowed and type(value) is int:
+    if float in allowed and type(value) is int and abs(value) < 2**1023:
         return float(value)
     if type(value) in allowed:
+        if isinstance(value, str):
+            check_text(name, value)
         return value
     names = " or ".join("None" if k is type(None) else k.__name__ for k in allowed)
     raise ConfigError(f"{name} {value!r}: must be {names}")
-
-
-def _check_range(name: str, value: int | None, least: int, most: int) -> None:
-    if value is not None and not least <= value <= most:
-        raise ConfigError(f"{name} {value}: must be between {least} and {most}")

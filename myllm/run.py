@@ -8,10 +8,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from myllm.checks import check_range
 from myllm.config import RunConfig, SamplingConfig, with_values
 from myllm.data.dataset import TextDataset
-from myllm.data.prepare import encode_file, prepare
-from myllm.errors import ConfigError
+from myllm.data.prepare import encode_file
 from myllm.generate.generator import TextGenerator
 from myllm.model.gpt import GPTModel
 from myllm.registry import unknown
@@ -21,7 +21,9 @@ from myllm.runs.weights import load_model
 from myllm.system.device import autocast, choose_device, choose_dtype
 from myllm.tokenizer.base import Tokenizer
 from myllm.train.evaluate import Evaluation, evaluate
+from myllm.train.own_text import own_text
 from myllm.train.state import TrainState
+from myllm.train.trainer import MAX_ROLLBACKS
 
 if TYPE_CHECKING:
     from myllm.formats import ExportResult
@@ -142,7 +144,10 @@ class Run:
         """
         tokenizer = self.generator.tokenizer
         if text is None:
-            token_file = prepare(self.config.text, 0, tokenizer)
+            token_file = own_text(
+                self.folder, self.config, tokenizer,
+                f", or measure another text: myllm evaluate PATH --run {self.folder.resume_name}",
+            )  # fmt: skip
             ids, ranges = token_file.tokens(), token_file.val_ranges
         else:
             values = {**reading, "encoding": encoding, "encoding_errors": encoding_errors}
@@ -151,9 +156,9 @@ class Run:
             ranges = [(0, len(ids))]
         if n_unknown := tokenizer.count_unknown(ids):
             log.warning(
-                "%s: %d of %d characters do not occur in the training text; bits per byte counts "
-                "each as an unknown one",
-                text or "validation split", n_unknown, len(ids),
+                "%s: %d of %d characters (%s) do not occur in the training text; bits per byte "
+                "counts each as an unknown one",
+                text or "validation split", n_unknown, len(ids), f"{n_unknown / len(ids):.2%}",
             )  # fmt: skip
         # evaluated as the trainer does it, so that the figures agree
         device = self.generator.device
@@ -210,15 +215,15 @@ class Run:
         """The sequences that a training step learned from: where each begins, and its text.
 
         Raises:
-            ConfigError: a negative step.
+            ConfigError: a step that the run does not have.
+            InputError: the text is missing, or it is another one by now.
 
         >>> next(load("novel").batch(0))[1] in open("novel.txt").read()
         True
         """
-        if step < 0:
-            raise ConfigError(f"step {step}: the first one is 0")
         config, tokenizer = self.config, self.folder.tokenizer
-        token_file = prepare(config.text, config.model.vocab_size, tokenizer)
+        check_range("step", step, 0, config.train.max_steps - 1 + MAX_ROLLBACKS)
+        token_file = own_text(self.folder, config, tokenizer)
         tokens, T = token_file.tokens(), config.model.context_length
         batch_size = config.train.batch_size * config.train.accumulation_steps
         data = TextDataset(tokens, token_file.train_ranges, T, batch_size, config.train.seed)

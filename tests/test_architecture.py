@@ -21,7 +21,7 @@ PAGE = PROJECT / "docs" / "development.md"
 BEGIN, END = "<!-- rooms: begin -->", "<!-- rooms: end -->"
 MAX_LINES, MAX_FUNCTION_LINES = 400, 50
 
-GROUND = {"errors", "registry"}
+GROUND = {"errors", "registry", "checks"}
 LOW = GROUND | {"config", "presets", "reading", "system"}
 TEXT = LOW | {"tokenizer"}
 MIDDLE = TEXT | {"data", "model", "runs"}
@@ -29,6 +29,7 @@ MIDDLE = TEXT | {"data", "model", "runs"}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "registry": {"errors"},
+    "checks": {"errors"},
     "reading": GROUND,
     "config": GROUND | {"reading"},
     "presets": GROUND | {"config"},
@@ -47,9 +48,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "__init__": set(),  # hands on what `api` and others define, when it is asked for
     "__main__": {"cli"},
 }
-WITHOUT_TORCH = {"errors", "registry", "reading", "config", "presets", "tokenizer"}
+WITHOUT_TORCH = {"errors", "registry", "checks", "reading", "config", "presets", "tokenizer"}
 WITHOUT_TORCH |= {f"data.{room}" for room in ("sources", "corpora", "prepare", "token_file")}
-WITHOUT_TORCH |= {f"system.{room}" for room in ("machine", "signals", "terminal", "atomic", "locks", "streams")}
+WITHOUT_TORCH |= {
+    f"system.{room}" for room in ("machine", "signals", "terminal", "atomic", "locks", "streams")
+}
 WITHOUT_TORCH |= {"cli.main", "cli.parse"}
 NETWORK = {"socket", "http", "urllib", "requests", "httpx", "ssl", "ftplib", "huggingface_hub"}
 

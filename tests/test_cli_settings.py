@@ -16,7 +16,7 @@ SHAPE = [
     (["--d-model", "9999999"], ["9999999", "65536"]),
     (["--n-layers", "0"], ["n_layers 0", "1"]),
     (["--dropout", "1.5"], ["1.5", "255/256"]),
-    (["--learning-rate", "nan"], ["learning_rate nan", "finite"]),
+    (["--learning-rate", "nan"], ["learning_rate nan", "10"]),
     (["--learning-rate", "1000"], ["1000", "10"]),
     (["--learning-rate", "fast"], ["learning-rate", "fast"]),
     (["--batch-size", "0"], ["batch_size 0", "1"]),

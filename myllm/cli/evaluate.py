@@ -8,6 +8,7 @@ from typing import Any
 from myllm.cli.parse import Common, given
 from myllm.cli.verb import Verb
 from myllm.config import positional
+from myllm.errors import ConfigError
 from myllm.reading import Reading
 
 
@@ -24,11 +25,15 @@ class EvaluateOptions(Common):
 def evaluate(options: EvaluateOptions) -> None:
     """Prints a line per text."""
     from myllm import api
+    from myllm.system.terminal import say
 
+    if not options.paths and options.reading:
+        flag = next(iter(options.reading)).replace("_", "-")
+        raise ConfigError(f"--{flag} says how a text is read, and none is named")
     run = api.load(options.run, options.runs_dir, options.device)
     for path in options.paths or (None,):
         found = run.evaluate(path, **options.reading)
-        print(
+        say(
             f"{path or 'validation split'}: loss {found.loss:.4f} nats per token, perplexity "
             f"{found.perplexity:.2f}, {found.bits_per_byte:.4f} bits per byte "
             f"({found.n_tokens:,} tokens, run {run.name})"

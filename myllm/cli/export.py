@@ -29,10 +29,11 @@ class ExportOptions(Common):
 def export(options: ExportOptions) -> None:
     """Writes the model, tells what its reader made of it."""
     from myllm import api
+    from myllm.system.terminal import say
 
     run = api.load(options.run, options.runs_dir)
     made = run.export(options.to, options.out, options.quantize, options.verify)
-    print(f"{made.path}: written")
+    say(f"{made.path}: written")
     if made.compared is not None:
         _print_comparison(run, made.compared)
     elif made.missing is not None:
@@ -64,18 +65,19 @@ class ImportOptions(Common):
 
 def import_model(options: ImportOptions) -> None:
     """Makes a run, tells what can be done with it."""
-    import shlex
-
     from myllm import api
     from myllm.errors import InputError
+    from myllm.system.shell import quoted
+    from myllm.system.terminal import say
 
     if not options.path:
         raise InputError("no folder is named: myllm import FOLDER")
     run = api.import_model(options.path, options.run, options.runs_dir)
-    print(f"{run.path}: imported; try")
-    print(f'  myllm generate "Once upon a time" {run_flags(run.name, options.runs_dir)}')
-    where = runs_dir_flag(options.runs_dir)
-    print(f"  myllm train FILE --from {shlex.quote(run.name)}{where}")
+    say(
+        f"{run.path}: imported; try",
+        f'  myllm generate "Once upon a time" {run_flags(run.name, options.runs_dir)}',
+        f"  myllm train FILE --from {quoted(run.name)}{runs_dir_flag(options.runs_dir)}",
+    )
 
 
 VERB = Verb(ExportOptions, export)

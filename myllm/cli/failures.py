@@ -13,6 +13,7 @@ from pathlib import Path
 from myllm.errors import Interrupted, MyLLMError
 from myllm.system.atomic import NO_ROOM, NOT_ALLOWED
 from myllm.system.streams import OutputError, silence
+from myllm.system.terminal import one_line
 
 ROOT = Path(__file__).parents[1]
 
@@ -42,8 +43,7 @@ def exit_code(error: BaseException, debug: bool = False) -> int:
 def tell(message: str) -> None:
     """Writes a line to standard error, if anybody reads it."""
     with contextlib.suppress(OSError):
-        line = " ".join(message.split())
-        print(f"myllm: {line}", file=sys.stderr, flush=True)
+        print(f"myllm: {one_line(message)}", file=sys.stderr, flush=True)
 
 
 def _described(error: BaseException) -> tuple[int, str]:

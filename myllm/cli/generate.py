@@ -31,15 +31,15 @@ def generate(options: GenerateOptions) -> None:
     """Streams the text to standard output."""
     SamplingConfig(**options.sampling).validate()  # before the model is loaded
     from myllm import api
-    from myllm.system.terminal import printable
+    from myllm.system.terminal import Screen
 
     run = api.load(options.run, options.runs_dir, options.device)
     pieces = run.stream(options.prompt, **options.sampling)
-    sys.stdout.write(options.prompt)
+    screen = Screen(sys.stdout)
+    screen.write(options.prompt)
     for piece in pieces:
-        sys.stdout.write(printable(piece) if sys.stdout.isatty() else piece)
-        sys.stdout.flush()
-    sys.stdout.write("\n")
+        screen.write(piece)
+    screen.end()
 
 
 VERB = Verb(GenerateOptions, generate)

@@ -81,6 +81,9 @@ def _work(verb: Verb, options: Any) -> None:
 class _LogHandler(logging.StreamHandler):  # type: ignore[type-arg]
     """Writes above the progress bar, which takes the place of `sys.stderr` on a terminal."""
 
+    def format(self, record: logging.LogRecord) -> str:
+        return one_line(super().format(record))
+
     def emit(self, record: logging.LogRecord) -> None:
         if sys.__stderr__ is not None and sys.__stderr__.isatty():
             self.stream = sys.stderr

@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn, TypeVar
 
 from myllm import config, reading
+from myllm.checks import shortened, unescaped
 from myllm.config import DataConfig, GPTConfig, RunConfig, SamplingConfig, TrainConfig, flat_values
 from myllm.errors import ConfigError
 from myllm.presets import PRESETS, SIZES, default_config
@@ -102,11 +103,15 @@ class Flag:
             )
         if may_be_none and text == "None":
             return None
+        if "\0" in text:
+            raise ConfigError(f"--{self.flag} {shortened(text)!r}: must not hold null characters")
+        if self.owner.__dataclass_fields__[self.name].metadata.get("typed"):
+            text = unescaped(text)
         try:
             return kind(text)
         except ValueError:
             wanted = KINDS[kind] + (" or None" if may_be_none else "")
-            raise ConfigError(f"--{self.flag} {text}: must be {wanted}") from None
+            raise ConfigError(f"--{self.flag} {shortened(text)}: must be {wanted}") from None
 
 
 def given(section: type[Any]) -> dict[str, Any]:
@@ -158,10 +163,13 @@ def _split(flags: list[Flag], verb: str, args: list[str]) -> tuple[dict[str, Any
     """The texts of the flags by field name, and what has no flag."""
     end = args.index("--") if "--" in args else len(args)
     options, texts = _normalised(flags, args[:end]), args[end + 1 :]
+    for text in options:
+        if re.match(r"-[^-\d.]", text) and text != "-h":  # the parser would take -hi for -h -i
+            raise _unknown_option(text, verb, [flag for flag in flags if not flag.positional])
     parser = _parser(flags)
     namespace, others = parser.parse_known_args(options)
     for other in others:
-        if re.match(r"-[^\d.]", other):
+        if other.startswith("--"):
             raise _unknown_option(other, verb, [flag for flag in flags if not flag.positional])
     named = vars(namespace)
     if "old_runs_dir" in named:
@@ -237,7 +245,7 @@ def _unknown_option(text: str, verb: str, flags: list[Flag]) -> ConfigError:
     remedy = f"did you mean {' or '.join(close)}? " if close else ""
     return ConfigError(
         f"unknown option {name}: {remedy}(myllm {verb} --help lists all; a text that begins with "
-        "- goes behind --)"
+        "- goes behind --, and as the value of a flag behind =)"
     )
 
 

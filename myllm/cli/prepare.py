@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import dataclass
 from typing import Any
 
 from myllm.cli.parse import given
 from myllm.cli.verb import Verb
 from myllm.config import DataConfig
+from myllm.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -24,16 +24,22 @@ class PrepareOptions:
 def prepare(options: PrepareOptions) -> None:
     """Makes the folder, tells what is in it."""
     from myllm import api
+    from myllm.system.shell import quoted
+    from myllm.system.terminal import say
 
     text = dict(options.text)
+    if "val_split" in text:
+        raise ConfigError(
+            "--val-split belongs to myllm train: a prepared text can be split anyhow"
+        )
     made = api.prepare(
         *text.pop("paths", ()), vocab_size=options.vocab_size, out=options.out, **text
     )
-    print(
+    say(
         f"{made.folder}: {made.n_characters:,} characters, {made.n_tokens:,} tokens, "
-        f"{made.n_documents:,} documents, vocabulary {made.tokenizer.vocab_size:,}"
+        f"{made.n_documents:,} documents, vocabulary {made.tokenizer.vocab_size:,}",
+        f"train on it with: myllm train {quoted(made.folder)}",
     )
-    print(f"train on it with: myllm train {shlex.quote(str(made.folder))}")
 
 
 VERB = Verb(PrepareOptions, prepare)

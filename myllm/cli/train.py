@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from myllm.cli.parse import given
 from myllm.cli.verb import Verb, began, run_flags
 from myllm.config import RunConfig, flat_values
+from myllm.errors import ConfigError
 
 if TYPE_CHECKING:
     from myllm.presets import Resolved
@@ -39,6 +40,7 @@ class TrainOptions:
 def train(options: TrainOptions) -> None:
     """Trains, tells the result and what to do next."""
     from myllm import api
+    from myllm.system.terminal import say
 
     settings = dict(options.settings)
     texts = settings.pop("paths", ())
@@ -47,10 +49,12 @@ def train(options: TrainOptions) -> None:
         began=began(), **settings,
     )  # fmt: skip
     if options.show_settings:
-        print("\n".join(setting_lines(api.settings(*texts, **asked), options)))
+        if options.quiet:
+            raise ConfigError("--show-settings prints, --quiet does not: give one of them")
+        say(*setting_lines(api.settings(*texts, **asked), options))
         return
     run = api.train(*texts, quiet=options.quiet, **asked)
-    print("\n".join(result_lines(run, options.runs_dir)))
+    say(*result_lines(run, options.runs_dir))
 
 
 def result_lines(run: Run, runs_dir: str) -> list[str]:

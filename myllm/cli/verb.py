@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from myllm.system.shell import quoted
 
 _began = time.monotonic()
 
@@ -40,10 +41,10 @@ def run_flags(name: str, runs_dir: str | Path = "checkpoints") -> str:
     >>> run_flags("my run", "old runs")
     "--run 'my run' --runs-dir 'old runs'"
     """
-    return f"--run {shlex.quote(name)}{runs_dir_flag(runs_dir)}"
+    return f"--run {quoted(name)}{runs_dir_flag(runs_dir)}"
 
 
 def runs_dir_flag(runs_dir: str | Path) -> str:
     """The flag that names the folder of runs, after a blank, where it is not the default one."""
     where = str(runs_dir)
-    return "" if where == "checkpoints" else f" --runs-dir {shlex.quote(where)}"
+    return "" if where == "checkpoints" else f" --runs-dir {quoted(where)}"

@@ -20,12 +20,13 @@ class VerifyOptions(Common):
 def verify(options: VerifyOptions) -> None:
     """Prints a table of what is whole and what is damaged."""
     from myllm import api
+    from myllm.system.terminal import say
 
     run = api.load(options.run, options.runs_dir)
     findings = run.verify()
     width = max(len(finding.name) for finding in findings)
     for found in findings:
-        print(f"{found.name:{width}}  {found.n_bytes:>15,} bytes  {found.damage or 'whole'}")
+        say(f"{found.name:{width}}  {found.n_bytes:>15,} bytes  {found.damage or 'whole'}")
     if damaged := [finding.name for finding in findings if finding.damage]:
         raise CheckpointError(
             f"run {run.name} is damaged: {', '.join(damaged)}; myllm train --resume "
@@ -44,13 +45,12 @@ class InspectBatchOptions(Common):
 def inspect_batch(options: InspectBatchOptions) -> None:
     """Prints the sequences of a batch."""
     from myllm import api
-    from myllm.system.terminal import printable
+    from myllm.system.terminal import say
 
     run = api.load(options.run, options.runs_dir)
     T = run.config.model.context_length
     for i, (start, text) in enumerate(run.batch(options.step)):
-        print(f"--- sequence {i}: tokens {start:,} to {start + T:,}")
-        print(printable(text))
+        say(f"--- sequence {i}: tokens {start:,} to {start + T:,}", text)
 
 
 VERB = Verb(VerifyOptions, verify)

@@ -29,10 +29,11 @@ def write(options: WriteOptions) -> None:
     sampling = SamplingConfig(**options.sampling).validate()
     from myllm import api
     from myllm.cli.writer import Writer
+    from myllm.system.terminal import say
 
     run = api.load(options.run, options.runs_dir, options.device)
     if isinstance(options, ChatOptions):
-        print(_why_no_chat(run.generator.tokenizer.chat_template, run.name))
+        say(_why_no_chat(run.generator.tokenizer.chat_template, run.name))
     Writer(run.generator, sampling).run()
 
 

@@ -12,12 +12,13 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from myllm.checks import unescaped
 from myllm.config import SamplingConfig
 from myllm.errors import InputError
 from myllm.generate.generator import TextGenerator
 from myllm.registry import nearest
 from myllm.system.places import home
-from myllm.system.terminal import printable
+from myllm.system.terminal import Screen
 
 if TYPE_CHECKING:
     from prompt_toolkit.history import History
@@ -52,7 +53,7 @@ class Writer:
         """
         self.generator, self.sampling = generator, sampling
         self.text = ""
-        self._write = write or _write_out
+        self._write = write or Screen(sys.stdout).write
 
     def run(self) -> None:
         """Reads lines until the end or `/quit`: from a terminal with editing and history."""
@@ -84,7 +85,7 @@ class Writer:
         return True
 
     def _command(self, line: str) -> bool:
-        name, *values = shlex.split(line[1:]) or [""]
+        name, *values = _words(line[1:]) or [""]
         name = name.replace("-", "_")
         fields = {field.name: field.type for field in dataclasses.fields(SamplingConfig)}
         if name in ("quit", "exit"):
@@ -110,7 +111,7 @@ class Writer:
     def _set(self, name: str, values: list[str], kind: str) -> None:
         value: object
         if kind.startswith("tuple"):
-            value = () if values == ["off"] else tuple(values)
+            value = () if values == ["off"] else tuple(map(unescaped, values))
         elif len(values) != 1:
             raise InputError(f"/{name.replace('_', '-')} needs one value, or off")
         elif values[0] == "off":
@@ -127,9 +128,11 @@ class Writer:
         self._write(f"{name.replace('_', '-')}: {value}\n")
 
 
-def _write_out(text: str) -> None:
-    sys.stdout.write(printable(text) if sys.stdout.isatty() else text)
-    sys.stdout.flush()
+def _words(command: str) -> list[str]:
+    """The words of a command; quotes hold blanks together, a backslash stays as it is."""
+    lexer = shlex.shlex(command, posix=True, punctuation_chars=False)
+    lexer.whitespace_split, lexer.escape, lexer.commenters = True, "", ""
+    return list(lexer)
 
 
 def _history() -> History:

@@ -20,7 +20,6 @@ import json
 import logging
 import os
 import re
-import shlex
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,6 +44,7 @@ from myllm.system.atomic import (
     write_file,
 )
 from myllm.system.safetensors_adapter import read_tensors, write_tensors
+from myllm.system.shell import quoted
 
 log = logging.getLogger(__name__)
 
@@ -256,7 +256,7 @@ def _write_checkpoint(checkpoint: Checkpoint, folder: Path) -> None:
 def resume_name(run: Path) -> str:
     """What `--resume` takes, quoted for a shell: the run's name, or its path if it is not in
     the default folder."""
-    return shlex.quote(run.name if run.parent == Path("checkpoints") else str(run))
+    return quoted(run.name if run.parent == Path("checkpoints") else run)
 
 
 def run_write_errors(what: str, run: Path, needed: int = 1 << 12) -> AbstractContextManager[None]:

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from myllm.checks import check_run_name, shortened
 from myllm.config import RunConfig, from_toml, to_toml
 from myllm.errors import AccessError, InputError
 from myllm.runs.checkpoint import (
@@ -80,9 +81,10 @@ class RunFolder:
         """Makes `runs_dir/name`, or with a number behind the name if that exists already.
 
         Raises:
-            InputError: the folder cannot be written.
+            InputError: the folder cannot be written, or have this name.
             DiskFullError: the disk is full.
         """
+        check_run_name(name)
         make_folders(runs_dir)
         path, number = runs_dir / name, 1
         while path.exists():
@@ -206,7 +208,7 @@ def find_run(runs_dir: Path, name: str | None = None) -> RunFolder:
                 return RunFolder(path)
         here = ", ".join([run.name for run in all_runs(runs_dir)][:10])
         raise InputError(
-            f"no run {name!r} in {runs_dir}" + (f"; there are: {here}" if here else "")
+            f"no run {shortened(name)!r} in {runs_dir}" + (f"; there are: {here}" if here else "")
         )
     if runs_dir.is_dir():
         listing(runs_dir)  # what may not be read looks empty to `glob`
@@ -246,6 +248,6 @@ def is_run(path: Path) -> bool:
         with read_errors(path):
             if stat.S_ISREG((path / CONFIG).stat().st_mode):
                 return True
-    except Damaged:  # there is none, or no such folder
-        pass
-    return any(path.glob(f"step-*/{MANIFEST}"))
+        return any(path.glob(f"step-*/{MANIFEST}"))
+    except (Damaged, OSError, ValueError):  # there is none, or no folder can have this name
+        return False

@@ -1,4 +1,7 @@
-"""Room: text → a terminal: what it may show, and streams whose reader may leave."""
+"""Room: text → a terminal: what it may show, and streams whose reader may leave.
+
+Knows nothing of who writes it.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +14,58 @@ from myllm.system.streams import reader_left, silence
 
 log = logging.getLogger(__name__)
 
+# What a terminal obeys instead of showing it: the control characters but tab and line end, and
+# the marks that turn the direction of what follows, so that a text reads as another one.
+OBEYED = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+
 
 def printable(text: str) -> str:
-    """`text` without the control characters that a terminal would obey."""
-    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", "\N{REPLACEMENT CHARACTER}", text)
+    """`text` without what a terminal would obey: it can neither move the cursor nor hide text.
+
+    >>> printable("a\\r\\nb\\x1b[2J")
+    'a\\nb�[2J'
+    """
+    return OBEYED.sub("\N{REPLACEMENT CHARACTER}", text.replace("\r\n", "\n"))
+
+
+def one_line(text: object) -> str:
+    """`text` for a message: printable, its line ends blanks."""
+    return re.sub(r"\s*\n\s*", " ", printable(str(text)))
+
+
+def say(*lines: object) -> None:
+    """Prints lines, in which there may be names that others have chosen."""
+    for line in lines:
+        print(printable(str(line)))
+
+
+class Screen:
+    """Standard output for what a model writes: as it is, or on a terminal what that may show.
+
+    Text comes in pieces, and a line end of two characters may be in two of them.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        """
+        Args:
+            stream: where to.
+        """
+        self._stream, self._held = stream, ""
+
+    def write(self, piece: str) -> None:
+        """Shows a piece at once, but for a carriage return at its end."""
+        if self._stream.isatty():
+            piece = self._held + piece
+            self._held = "\r" if piece.endswith("\r") else ""
+            piece = printable(piece.removesuffix(self._held) if self._held else piece)
+        self._stream.write(piece)
+        self._stream.flush()
+
+    def end(self, line_end: str = "\n") -> None:
+        """Shows what was held back, and ends the line."""
+        held, self._held = self._held, ""
+        self._stream.write(printable(held) + line_end)
+        self._stream.flush()
 
 
 class PatientStream:

@@ -10,13 +10,15 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from myllm.checks import run_name
 from myllm.config import RunConfig, flat_values, read_toml
 from myllm.data.sources import text_name
 from myllm.errors import InputError
 from myllm.presets import resolve, resumed_from
 from myllm.runs.folder import RunFolder, is_run
 from myllm.system.atomic import discard, listing
-from myllm.train.session import MOVABLE, Request, Session, build_layers, with_paths
+from myllm.train.request import Request
+from myllm.train.session import MOVABLE, Session, build_layers, with_paths
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +39,7 @@ def decided(request: Request) -> Request:
     new = dataclasses.replace(request, resume=None)
     config = resolve(**build_layers(new)).config.validate()
     text = with_paths(config.text)
-    name = request.run or text_name(text)
+    name = request.run or run_name(text_name(text))
     path = request.runs_dir / name
     if not is_run(path):
         if path.is_dir() and not listing(path):

@@ -9,13 +9,13 @@ import dataclasses
 import logging
 import os
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from myllm.checks import check_run_name, run_name
 from myllm.config import (
     DataConfig,
     GPTConfig,
@@ -42,7 +42,15 @@ from myllm.system.device import choose_attention, choose_device
 from myllm.tokenizer import TOKENIZERS
 from myllm.train.memory import check_memory
 from myllm.train.optim import OPTIMIZERS
+from myllm.train.own_text import check_known, own_text
 from myllm.train.planner import PLANNED, plan_run
+from myllm.train.request import (
+    Request,
+    check_begun,
+    check_effects,
+    check_prepared,
+    check_resumed,
+)
 from myllm.train.schedules import SCHEDULES, learning_rate_factor
 from myllm.train.trainer import Trainer
 
@@ -55,27 +63,6 @@ FIXED = [
     *(name for name in field_types(GPTConfig) if name not in CHANGEABLE),
 ]
 MOVABLE = ("paths", "data_dir")  # the same text may lie elsewhere
-
-
-@dataclass(frozen=True)
-class Request:
-    """What was asked for.
-
-    Attributes:
-        flags: settings by name.
-        file: a TOML file of settings that the flags go before.
-        run: the new run's name; by default it is named after the text.
-        resume: the run to continue, by name or path, instead of a new one.
-        runs_dir: the folder of runs.
-        began: when the program did, by `time.monotonic`; `minutes` counts from there.
-    """
-
-    flags: Mapping[str, Any]
-    file: str | None = None
-    run: str | None = None
-    resume: str | None = None
-    runs_dir: Path = Path("checkpoints")
-    began: float = field(default_factory=time.monotonic)
 
 
 @dataclass(frozen=True)
@@ -105,9 +92,13 @@ def build_layers(request: Request) -> dict[str, Any]:
     layers: dict[str, Any] = {"file": file, "flags": request.flags}
     named = {**file, **request.flags}
     if request.resume is not None:
-        layers["base"] = resumed_from(find_run(request.runs_dir, request.resume).config)
+        saved = find_run(request.runs_dir, request.resume).config
+        check_resumed(request, named, saved)
+        layers["base"] = resumed_from(saved)
     elif named.get("from_run") is not None:
-        layers["base"] = begun_from(find_run(request.runs_dir, named["from_run"]).config)
+        begun = find_run(request.runs_dir, named["from_run"])
+        check_begun(begun, named)
+        layers["base"] = begun_from(begun.config)
     elif named.get("size") is None:  # what this machine trains in minutes
         with_gpu = choose_device(named.get("device")).type == "cuda"
         layers["size"] = "gpu" if with_gpu else "cpu"
@@ -130,6 +121,7 @@ def settings(request: Request) -> Resolved:
     if request.resume is not None:
         return resolved
     check_names(config)
+    check_effects(resolved)
     if config.train.minutes is None:
         return resolved
     if config.text.data is not None or not config.text.paths:
@@ -196,15 +188,19 @@ def start(request: Request) -> Session:
     resolved = resolve(**layers)
     config = resolved.config.validate()
     check_names(config)  # before minutes of preparing
+    check_effects(resolved)
+    if request.run is not None:
+        check_run_name(request.run)
     _check_writable(request.runs_dir)
     text = with_paths(config.text)
-    name = request.run or text_name(text)
+    name = request.run or run_name(text_name(text))
     begun = _begun(request, config)
     token_file = _prepared(dataclasses.replace(config, text=text), begun)
+    check_prepared(resolved, token_file)
+    if begun is not None:
+        check_known(begun.name, token_file.tokenizer, token_file.tokens())
     plan = _plan(resolved, _adapted(config, token_file, begun), token_file, request.began)
     config = _adapted(resolve(**layers, plan=plan).config, token_file, begun)
-    if begun is not None:
-        _check_same_shape(begun, config.model)
     config = _fitted(config, _as_files(text, token_file), token_file, begun)
     trainer = _build_trainer(config, token_file)
     if begun is not None:
@@ -256,18 +252,6 @@ def _fitted(
     return dataclasses.replace(config, model=model, text=text).validate()
 
 
-def _check_same_shape(begun: RunFolder, model: GPTConfig) -> None:
-    """Raises `ConfigError` if weights of a run cannot be those of `model`."""
-    free = {"dropout", "attention", *(["context_length"] if model.position == "rotary" else [])}
-    old, new = dataclasses.asdict(begun.config.model), dataclasses.asdict(model)
-    changed = [f"{n} {old[n]} → {v}" for n, v in new.items() if v != old[n] and n not in free]
-    if changed:
-        raise ConfigError(
-            f"cannot begin with {begun.name} and another model: {', '.join(changed)}; leave these "
-            "settings out"
-        )
-
-
 def _begin_with(run: RunFolder, trainer: Trainer) -> None:
     load_weights(trainer.model, run.checkpoints.load("best", with_optimizer=False))
     loss = trainer.evaluate().loss
@@ -311,7 +295,7 @@ def resume(request: Request) -> Session:
     )  # its copy is verified; the run's own may have been edited since
     saved = run.config if newest is None else from_toml(run.checkpoints.folder(newest) / CONFIG)
     _check_unchanged(run, saved, config)
-    token_file = prepare(config.text, config.model.vocab_size, run.tokenizer)
+    token_file = own_text(run, config, run.tokenizer)
     trainer = _build_trainer(config, token_file)
     if config.from_run and not run.checkpoints.steps():
         _begin_with(find_run(request.runs_dir, config.from_run), trainer)

@@ -1,0 +1,97 @@
+"""Room: a run → the text that it learns from, if that is still there and the same.
+
+Knows nothing of the loop.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+
+import numpy as np
+
+from myllm.config import RunConfig
+from myllm.data.prepare import prepare
+from myllm.data.token_file import TokenFile
+from myllm.errors import InputError
+from myllm.runs.checkpoint import MANIFEST
+from myllm.runs.folder import RunFolder
+from myllm.system.atomic import Damaged, read_manifest
+from myllm.system.shell import quoted
+from myllm.tokenizer import Tokenizer
+
+log = logging.getLogger(__name__)
+
+MOST_UNKNOWN = 0.5  # of a text's characters: beyond it a model would learn the unknown one
+BLOCK = 1 << 24  # ids counted at once
+
+
+def own_text(
+    run: RunFolder, config: RunConfig, tokenizer: Tokenizer, other: str = ""
+) -> TokenFile:
+    """The text that a run was trained on, as tokens.
+
+    Args:
+        run: which.
+        config: where its text is, and how it is read.
+        tokenizer: the run's.
+        other: what else can be done, for messages.
+
+    Raises:
+        InputError: the text is missing, or it is another one by now.
+    """
+    moved = f"if it lies elsewhere now: myllm train NEW-PATH --resume {run.resume_name}{other}"
+    for path in config.text.paths:
+        if not os.path.lexists(path):
+            raise InputError(f"the text of {run.name} is missing: no such file: {path}; {moved}")
+    token_file = prepare(config.text, config.model.vocab_size, tokenizer)
+    saved = _saved_hash(run)
+    if saved is None or saved == token_file.text_hash:
+        return token_file
+    if config.text.paths != run.config.text.paths:
+        words = " ".join(map(quoted, config.text.paths))
+        raise InputError(
+            f"{words} is not the text that {run.name} was trained on; to train its model on that "
+            f"one: myllm train {words} --from {run.resume_name}"
+        )
+    raise InputError(
+        f"the text of {run.name} has changed since it was trained ({saved[:12]}…, now "
+        f"{token_file.text_hash[:12]}…): bring back the old text; {moved}"
+    )
+
+
+def _saved_hash(run: RunFolder) -> str | None:
+    """The hash of the text that the newest checkpoint was trained on; None: of none."""
+    for step in reversed(run.checkpoints.steps()):
+        try:
+            found = read_manifest(run.checkpoints.folder(step), MANIFEST).get("text")
+        except Damaged:
+            continue
+        return found if isinstance(found, str) else None
+    return None
+
+
+def check_known(name: str, tokenizer: Tokenizer, ids: np.ndarray) -> None:
+    """Tells of characters that a tokenizer lacks; refuses a text that is mostly such ones.
+
+    Args:
+        name: of the run whose tokenizer it is.
+        tokenizer: which made the ids.
+        ids: of the text (n,).
+
+    Raises:
+        InputError: more than half of them are unknown.
+    """
+    blocks = range(0, len(ids), BLOCK)
+    n_unknown = sum(tokenizer.count_unknown(ids[start : start + BLOCK]) for start in blocks)
+    share = n_unknown / max(1, len(ids))
+    if share > MOST_UNKNOWN:
+        raise InputError(
+            f"only {1 - share:.0%} of this text's characters are known to {name}: train a new "
+            "model on it, without --from"
+        )
+    if n_unknown:
+        log.warning(
+            "%s of this text's characters (%s) are unknown to %s, which cannot tell them apart",
+            f"{n_unknown:,}", f"{share:.2%}", name,
+        )  # fmt: skip
