@@ -224,6 +224,8 @@ class CheckpointStore:
                 name: (folder / name).read_bytes() for name in SMALL if name in metadata["files"]
             }
             model = dict(read_tensors(folder / MODEL))
+            if wrong := next((n for n, t in model.items() if not t.isfinite().all()), None):
+                raise Damaged(f"{folder}: numbers of {wrong} are NaN or infinite")
             return Checkpoint(step, model, optimizer, state, metadata, files)
         except (OSError, ValueError, SafetensorError, RecursionError) as error:
             raise Damaged(f"{folder} is damaged: {error}") from None
