@@ -36,9 +36,8 @@ def make_run(folder: Path, tokenizer: Tokenizer, preset: str = "modern", **chang
     shape: dict[str, Any] = dict(
         context_length=128, d_model=48, n_layers=3, n_heads=6, d_ff=80, dropout=0.0
     )
-    model_config = dataclasses.replace(
-        default_config(preset).model, vocab_size=tokenizer.vocab_size, **{**shape, **changes}
-    )
+    shape = {**shape, "vocab_size": tokenizer.vocab_size, **changes}
+    model_config = dataclasses.replace(default_config(preset).model, **shape)
     torch.manual_seed(1)
     model = GPTModel(model_config)
     with torch.no_grad():
@@ -165,3 +164,20 @@ def sentencepiece_engine(name: str) -> Engine:
     )
     engine.add_special_tokens(["<unk>", "<s>", "</s>"])
     return engine
+
+
+def their_folder(place: Path, tokenizer: Tokenizer, preset: str = "llama", **changes) -> Path:
+    """A tiny Hugging Face folder, to be changed into what a test wants."""
+    from myllm.formats.hf_export import export_huggingface
+
+    tiny: dict[str, Any] = dict(d_model=16, n_layers=1, n_heads=2, d_ff=24, context_length=32)
+    run = make_run(place / "origin", tokenizer, preset, **{**tiny, **changes})
+    export_huggingface(run, place / "theirs")
+    return place / "theirs"
+
+
+def edit_json(path: Path, *without: str, **changes: Any) -> None:
+    """Changes a JSON file, or makes it."""
+    content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    content = {name: value for name, value in content.items() if name not in without}
+    path.write_text(json.dumps({**content, **changes}), encoding="utf-8")

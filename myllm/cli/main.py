@@ -19,6 +19,7 @@ from myllm.registry import Registry
 from myllm.system import signals
 from myllm.system.machine import use_available_cores
 from myllm.system.streams import standard_streams
+from myllm.system.terminal import one_line
 
 log = logging.getLogger("myllm")
 

@@ -6,15 +6,17 @@ To add a format: a `Format` in `FORMATS`.
 from __future__ import annotations
 
 import importlib.util
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from myllm.errors import ConfigError, InputError
+from myllm.errors import ConfigError
 from myllm.formats.compare import Comparison, compare
 from myllm.formats.gguf import QUANTIZATIONS, export_gguf
 from myllm.formats.hf_export import export_huggingface
 from myllm.formats.onnx import export_onnx
+from myllm.formats.place import check_free
 from myllm.formats.readers import (
     ExportError,
     Opener,
@@ -24,6 +26,8 @@ from myllm.formats.readers import (
 )
 from myllm.registry import Registry, check_choice
 from myllm.runs.folder import RunFolder
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,7 @@ class Format:
         reader: opens what was written.
         options: the names of its options and what each may be, the one that leaves all numbers
             as they are first: it is the default.
+        least_context: the shortest context of a model that the reader opens.
     """
 
     suffix: str
@@ -44,12 +49,13 @@ class Format:
     reader_package: str
     reader: Opener
     options: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    least_context: int = 1
 
 
 FORMATS: Registry[Format] = Registry("format", {
     "hf": Format("-hf", export_huggingface, "transformers", with_transformers),
     "gguf": Format(
-        ".gguf", export_gguf, "xllamacpp", with_llama_cpp, {"quantize": QUANTIZATIONS}
+        ".gguf", export_gguf, "xllamacpp", with_llama_cpp, {"quantize": QUANTIZATIONS}, 2
     ),
     "onnx": Format("-onnx", export_onnx, "onnxruntime", with_onnxruntime),
 })  # fmt: skip
@@ -88,7 +94,8 @@ def export(
 
     Raises:
         ConfigError: no such format, or it has no such option.
-        InputError: `out` exists, or the format cannot express the model.
+        InputError: `out` exists or cannot be written, or the format cannot express the model.
+        DiskFullError: there is no room for it.
         ExportError: what was written computes something else, though its numbers are exact.
     """
     format, given = FORMATS[to], {n: v for n, v in (options or {}).items() if v is not None}
@@ -98,10 +105,12 @@ def export(
             raise ConfigError(f"--{name} {value} is an option of --to {having}, not of --to {to}")
         check_choice(name, value, format.options[name])
     out = out or Path(f"{run.name}{format.suffix}")
-    if out.exists():
-        raise InputError(f"{out} exists: name another --out, or remove it")
+    check_free(out)
     defaults = {name: choices[0] for name, choices in format.options.items()}
     format.write(run, out, {**defaults, **given})
+    if verify and run.config.model.context_length < format.least_context:
+        log.warning("not read back: its reader needs a context of %d", format.least_context)
+        verify = False
     if not verify:
         return ExportResult(out)
     found = read_back(run, to, out)

@@ -21,10 +21,11 @@ from myllm.config import GPTConfig, SamplingConfig
 from myllm.errors import InputError
 from myllm.formats.gguf_tokenizer import add_tokenizer
 from myllm.formats.layouts import Entry, layout_of
+from myllm.formats.place import check_free, export_place
 from myllm.model.gpt import RotaryPosition
 from myllm.registry import check_choice
 from myllm.runs.folder import RunFolder
-from myllm.system.atomic import TEMPORARY, discard, disk, make_folders, write_errors, write_file
+from myllm.system.atomic import TEMPORARY, discard, disk, write_file
 from myllm.tokenizer import Tokenizer
 
 QUANTIZATIONS = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0")
@@ -59,7 +60,9 @@ def export_gguf(
             vectors stay float32.
 
     Raises:
-        InputError: llama.cpp does not know the layout or the tokenizer.
+        InputError: llama.cpp does not know the layout or the tokenizer, or `out` cannot be
+            written.
+        DiskFullError: there is no room for it.
     """
     quantization = options.get("quantize", QUANTIZATIONS[0])
     check_choice("quantize", quantization, QUANTIZATIONS)
@@ -68,9 +71,12 @@ def export_gguf(
     checkpoint = run.checkpoints.load("best", with_optimizer=False)
     config, tokenizer = run.config.model, run.tokenizer
     tensors = _tensors(config, checkpoint.model, quantization)
-    make_folders(out.parent)
+    modelfile = out.with_suffix(".Modelfile")
+    if modelfile == out:
+        raise InputError(f"{out}: so the file for Ollama beside it is called; name another --out")
+    check_free(modelfile)
     unfinished = out.with_name(f"{TEMPORARY}{out.name}-{os.getpid()}")
-    with write_errors("export", out.parent, sum(tensor.n_bytes for tensor in tensors)):
+    with export_place(out, sum(tensor.n_bytes for tensor in tensors)):
         try:
             writer = gguf.GGUFWriter(unfinished, layout_of(config).model_type)
             writer.add_name(run.name)
@@ -78,12 +84,12 @@ def export_gguf(
             add_tokenizer(writer, tokenizer, config.vocab_size)
             _write(writer, tensors)
             disk.sync(unfinished)
+            write_file(modelfile, _modelfile(out.name, tokenizer))
             disk.rename(unfinished, out)
-        finally:
-            if unfinished.exists():
-                discard(unfinished)
-        modelfile = out.with_suffix(".Modelfile")
-        write_file(modelfile, _modelfile(out.name, tokenizer))
+        except BaseException:
+            discard(unfinished)
+            discard(modelfile)
+            raise
 
 
 def _add_shape(writer: Any, config: GPTConfig) -> None:
@@ -199,11 +205,13 @@ def _write(writer: Any, tensors: list[_Tensor]) -> None:
 def _modelfile(name: str, tokenizer: Tokenizer) -> str:
     """What `ollama create` reads. A chat template is in the GGUF file, where Ollama finds it."""
     sampling = SamplingConfig()
+    ends = [tokenizer.to_engine().id_to_token(id) for id in tokenizer.end_ids]
+    stops = "".join(f'PARAMETER stop "{name}"\n' for name in ends)
     template = 'TEMPLATE """{{ .Prompt }}"""\n' if tokenizer.chat_template is None else ""
     return (
         f"FROM ./{name}\n"
         f"{template}"
         f"PARAMETER temperature {sampling.temperature}\n"
         f"PARAMETER top_p {sampling.top_p}\n"
-        f'PARAMETER stop "{tokenizer.eos_token}"\n'
+        f"{stops}"
     )

@@ -51,7 +51,13 @@ def add_tokenizer(writer: Any, tokenizer: Tokenizer, vocab_size: int) -> None:
     else:
         raise InputError(f"llama.cpp knows nothing like a {tokenizer.kind} tokenizer")
     writer.add_bos_token_id(tokenizer.bos_token_id)
-    writer.add_eos_token_id(tokenizer.eos_token_id)
+    ends = tokenizer.end_ids
+    for id, add in zip(
+        ends, (writer.add_eos_token_id, writer.add_eot_token_id, writer.add_eom_token_id)
+    ):
+        add(id)
+    if len(ends) > 3:
+        log.warning("a GGUF file names three ends of a text, and the model has %d", len(ends))
     writer.add_add_bos_token(bool(tokenizer.prefix_ids))
     writer.add_add_eos_token(False)
     if tokenizer.chat_template is not None:
@@ -101,11 +107,13 @@ def _add_imported(writer: Any, tokenizer: ImportedTokenizer, vocab_size: int) ->
     model = content["model"]
     if model["type"] != "BPE":
         raise InputError("llama.cpp knows nothing like the imported tokenizer: no byte pairs")
-    names = {id: str(engine.id_to_token(id)) for id in range(tokenizer.vocab_size)}
+    found = ((id, engine.id_to_token(id)) for id in range(tokenizer.vocab_size))
+    names = {id: name for id, name in found if name is not None}
     types: dict[int, Any] = {
-        token["id"]: TokenType.CONTROL if token.get("special") else TokenType.USER_DEFINED
-        for token in content.get("added_tokens", [])
+        id: TokenType.CONTROL if token.special else TokenType.USER_DEFINED
+        for id, token in engine.get_added_tokens_decoder().items()
     }
+    types |= dict.fromkeys(tokenizer.end_ids, TokenType.CONTROL)
     pairs = [pair.split(" ", 1) if isinstance(pair, str) else pair for pair in model["merges"]]
     merges = [(str(left), str(right)) for left, right in pairs]
     if model.get("byte_fallback"):

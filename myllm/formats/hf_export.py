@@ -16,8 +16,9 @@ from torch import Tensor
 from myllm.config import GPTConfig, SamplingConfig
 from myllm.formats.layouts import Layout, layout_of, to_foreign
 from myllm.formats.model_card import model_card
+from myllm.formats.place import export_place
 from myllm.runs.folder import RunFolder
-from myllm.system.atomic import finished_folder, make_folders, write_errors
+from myllm.system.atomic import finished_folder
 from myllm.system.safetensors_adapter import write_tensors
 from myllm.tokenizer import Tokenizer
 
@@ -37,6 +38,7 @@ def export_huggingface(
 
     Raises:
         InputError: the layout is one that no other program knows, or `out` cannot be written.
+        DiskFullError: there is no room for it.
         CheckpointError: no good checkpoint.
     """
     checkpoint = run.checkpoints.load("best", with_optimizer=False)
@@ -45,8 +47,7 @@ def export_huggingface(
     n_bytes = sum(t.numel() * t.element_size() for t in checkpoint.model.values())
     dtype = str(checkpoint.model["token_embedding.weight"].dtype).removeprefix("torch.")
     card = model_card(run.name, config, checkpoint, layout.architecture)
-    make_folders(out.parent)
-    with write_errors("export", out.parent, n_bytes), finished_folder(out) as folder:
+    with export_place(out, n_bytes), finished_folder(out) as folder:
         _write_json(folder / "config.json", _settings(layout, config.model, tokenizer, dtype))
         _write_json(folder / "generation_config.json", _generation(tokenizer))
         write_tokenizer(tokenizer, folder, config.model.context_length)
@@ -57,7 +58,6 @@ def export_huggingface(
 def _settings(
     layout: Layout, config: GPTConfig, tokenizer: Tokenizer, dtype: str
 ) -> dict[str, Any]:
-    end = tokenizer.eos_token_id
     return {
         "architectures": [layout.architecture],
         "model_type": layout.model_type,
@@ -65,7 +65,7 @@ def _settings(
         "vocab_size": config.vocab_size,
         "tie_word_embeddings": config.tie_weights,
         "bos_token_id": tokenizer.bos_token_id,
-        "eos_token_id": end,
+        "eos_token_id": _ends(tokenizer),
         "dtype": dtype,
         "torch_dtype": dtype,
         "use_cache": True,
@@ -73,16 +73,22 @@ def _settings(
 
 
 def _generation(tokenizer: Tokenizer) -> dict[str, Any]:
-    defaults, end = SamplingConfig(), tokenizer.eos_token_id
+    defaults = SamplingConfig()
     return {
         "bos_token_id": tokenizer.bos_token_id,
-        "eos_token_id": end,
-        "pad_token_id": end,
+        "eos_token_id": _ends(tokenizer),
+        "pad_token_id": tokenizer.eos_token_id,
         "do_sample": True,
         "temperature": defaults.temperature,
         "top_p": defaults.top_p,
         # no max_new_tokens: it would go before the max_length of programs that ask for less
     }
+
+
+def _ends(tokenizer: Tokenizer) -> int | list[int]:
+    """The id that ends a text, or the ids if there are several."""
+    ends = tokenizer.end_ids
+    return list(ends) if len(ends) > 1 else ends[0]
 
 
 def write_tokenizer(tokenizer: Tokenizer, folder: Path, context_length: int) -> None:

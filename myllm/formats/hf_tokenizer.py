@@ -78,7 +78,7 @@ def _byte_pairs(
             ".save_pretrained(FOLDER)"
         )
     kind = str(configured.get("tokenizer_class", "")).removesuffix("Fast")
-    cut = PAIRS_OF.get(kind, settings.get("model_type") if kind in ANY_CLASS else None)
+    cut = PAIRS_OF.get(kind, str(settings.get("model_type")) if kind in ANY_CLASS else "")
     if cut not in PAIRS_OF.values():
         raise InputError(
             f"{folder}: how {' and '.join(PAIRS)} of a {kind or cut} tokenizer cut texts is not "
@@ -108,7 +108,7 @@ def _byte_pairs(
 
 
 def _add_tokens(content: dict[str, Any], folder: Path, configured: dict[str, Any]) -> None:
-    """Adds the tokens that only the files beside the tokenizer know, at the ids they have there."""
+    """Adds the tokens that only the files beside the tokenizer know, at their ids."""
     vocab = content["model"]["vocab"]
     tokens = {
         int(id): {"content": token} if isinstance(token, str) else dict(token)

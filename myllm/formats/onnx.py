@@ -16,10 +16,11 @@ from torch import Tensor, nn
 
 from myllm.errors import InputError
 from myllm.formats.hf_export import write_tokenizer
+from myllm.formats.place import export_place
 from myllm.model.gpt import GPTModel
 from myllm.runs.folder import RunFolder
 from myllm.runs.weights import load_model
-from myllm.system.atomic import finished_folder, make_folders, write_errors
+from myllm.system.atomic import finished_folder
 
 GRAPH = "model.onnx"
 
@@ -40,6 +41,7 @@ def export_onnx(
 
     Raises:
         InputError: the packages for it are missing, or `out` cannot be written.
+        DiskFullError: there is no room for it.
         CheckpointError: no good checkpoint.
     """
     try:
@@ -47,9 +49,8 @@ def export_onnx(
     except ImportError:
         raise InputError("--to onnx needs two packages: pip install onnx onnxscript") from None
     model, tokenizer, _ = load_model(run)
-    make_folders(out.parent)
     n_bytes = 4 * model.count_parameters()
-    with write_errors("export", out.parent, n_bytes), finished_folder(out) as folder:
+    with export_place(out, n_bytes), finished_folder(out) as folder:
         write_tokenizer(tokenizer, folder, model.config.context_length)
         _write_graph(model.float(), folder / GRAPH)
 

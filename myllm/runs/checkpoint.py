@@ -233,7 +233,9 @@ class CheckpointStore:
                 copies = [name for name in SMALL if name in metadata["files"]]
                 files = {name: (folder / name).read_bytes() for name in copies}
                 model = dict(read_tensors(folder / MODEL))
-                return Checkpoint(step, model, optimizer, state, metadata, files)
+            if wrong := next((n for n, t in model.items() if not t.isfinite().all()), None):
+                raise Damaged(f"{folder}: numbers of {wrong} are NaN or infinite")
+            return Checkpoint(step, model, optimizer, state, metadata, files)
         except (ValueError, SafetensorError, RecursionError) as error:
             raise Damaged(f"{folder} is damaged: {error}") from None
 
