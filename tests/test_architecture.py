@@ -47,8 +47,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "__main__": {"cli"},
 }
 WITHOUT_TORCH = {"errors", "registry", "config", "presets", "tokenizer"}
-WITHOUT_TORCH |= {f"data.{room}" for room in ("sources", "corpora", "prepare", "token_file")}
+WITHOUT_TORCH |= {
+    f"data.{room}" for room in ("sources", "corpora", "prepare", "token_file", "encode")
+}
 WITHOUT_TORCH |= {f"system.{room}" for room in ("machine", "signals", "terminal", "atomic")}
+WITHOUT_TORCH |= {f"system.{room}" for room in ("patience", "progress")}
 WITHOUT_TORCH |= {"cli.main", "cli.parse"}
 NETWORK = {"socket", "http", "urllib", "requests", "httpx", "ssl", "ftplib", "huggingface_hub"}
 

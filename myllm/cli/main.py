@@ -18,11 +18,14 @@ from typing import Any
 from myllm import __version__
 from myllm.cli import benchmark, evaluate, export, generate, prepare, train, verify, write
 from myllm.cli.parse import parse
+from myllm.cli.progress import bar
 from myllm.cli.verb import Verb, begin
 from myllm.errors import Interrupted, MyLLMError
 from myllm.registry import Registry
 from myllm.system import signals
 from myllm.system.machine import use_available_cores
+from myllm.system.patience import end_process_despite_calls
+from myllm.system.progress import watched_by
 
 log = logging.getLogger("myllm")
 
@@ -45,7 +48,13 @@ def main(args: Sequence[str] | None = None) -> int:
     """Runs a verb; returns the exit code (see `errors.py`)."""
     if args is not None:  # called from Python
         begin()
-    args = list(sys.argv[1:] if args is None else args)
+        return _run(list(args))
+    code = _run(sys.argv[1:])
+    end_process_despite_calls(code)
+    return code
+
+
+def _run(args: list[str]) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that cannot show 你好 shows ?
@@ -70,10 +79,12 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 def _work(verb: Verb, options: Any) -> None:
-    if getattr(options, "quiet", False):
+    quiet = getattr(options, "quiet", False)
+    if quiet:
         log.setLevel(logging.WARNING)
     use_available_cores()
-    verb.work(options)
+    with contextlib.nullcontext() if quiet else watched_by(bar):
+        verb.work(options)
 
 
 def _exit_code(error: BaseException, debug: bool) -> int:
