@@ -49,10 +49,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "__main__": {"cli"},
 }
 WITHOUT_TORCH = {"errors", "registry", "checks", "reading", "config", "presets", "tokenizer"}
-WITHOUT_TORCH |= {f"data.{room}" for room in ("sources", "corpora", "prepare", "token_file")}
 WITHOUT_TORCH |= {
-    f"system.{room}" for room in ("machine", "signals", "terminal", "atomic", "locks", "streams")
+    f"data.{room}" for room in ("sources", "corpora", "prepare", "token_file", "encode")
 }
+SYSTEM = "machine signals terminal atomic locks streams patience progress".split()
+WITHOUT_TORCH |= {f"system.{room}" for room in SYSTEM}
 WITHOUT_TORCH |= {"cli.main", "cli.parse"}
 NETWORK = {"socket", "http", "urllib", "requests", "httpx", "ssl", "ftplib", "huggingface_hub"}
 

@@ -152,6 +152,6 @@ class TestFullDisk:
         def full(*args):
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr("myllm.data.prepare._batches", full)
+        monkeypatch.setattr("myllm.data.prepare.encode_sources", full)
         assert_refused(run("train", "story.txt", *TINY), 4, "space")
         assert not leftovers()

@@ -105,13 +105,13 @@ class TestFailure:
     @pytest.mark.parametrize("out", [None, "out"])
     def test_failing_halfway_leaves_nothing(self, folder, monkeypatch, error, raised, out):
         """What stops in the middle leaves neither a folder nor a part of one."""
-        whole = room._batches
+        whole = room.encode_sources
 
         def half(*args):
             yield next(whole(*args))
             raise error
 
-        monkeypatch.setattr(room, "_batches", half)
+        monkeypatch.setattr(room, "encode_sources", half)
         write("a.txt", words(5000))
         with pytest.raises(raised):
             prepare(DataConfig(("a.txt",)), 300, out=Path(out) if out else None)

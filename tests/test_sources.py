@@ -107,12 +107,12 @@ class TestReading:
         assert documents(many) == [text]
 
     def test_sources_are_written_down(self, folder):
-        """The sidecar has size and SHA-256 of every source."""
+        """The folder has size and SHA-256 of every source."""
         import hashlib
 
         raw = words(1000).encode()
         made = char_prepare(write("a.txt", raw))
-        source = json.loads((made.folder / "tokens.json").read_text())["sources"][0]
+        source = json.loads((made.folder / "sources.jsonl").read_text())
         digest = hashlib.sha256(raw).hexdigest()
         assert source == {"path": "a.txt", "size_bytes": len(raw), "sha256": digest}
 
@@ -163,7 +163,7 @@ class TestStandardInput:
             made.append(char_prepare("-"))
         assert documents(made[0]) == [text]
         assert made[0].folder == made[1].folder
-        assert Path(made[0].source_paths[0]).read_bytes() == text.encode()
+        assert Path(made[0].source_paths()[0]).read_bytes() == text.encode()
 
     def test_together_with_files(self, folder, monkeypatch):
         """- stands among other paths, in its place."""

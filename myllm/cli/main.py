@@ -5,6 +5,7 @@ Torch is imported when a verb needs it, so that help answers at once.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 from collections.abc import Sequence
@@ -14,10 +15,13 @@ from myllm import __version__
 from myllm.cli import benchmark, evaluate, export, generate, prepare, train, verify, write
 from myllm.cli.failures import exit_code
 from myllm.cli.parse import parse
+from myllm.cli.progress import bar
 from myllm.cli.verb import Verb, begin
 from myllm.registry import Registry
 from myllm.system import signals
 from myllm.system.machine import use_available_cores
+from myllm.system.patience import end_process_despite_calls
+from myllm.system.progress import watched_by
 from myllm.system.streams import standard_streams
 from myllm.system.terminal import one_line
 
@@ -47,7 +51,9 @@ def main(args: Sequence[str] | None = None) -> int:
         try:
             sys.stdout.flush()
         except OSError as error:
-            return exit_code(error) or code
+            code = exit_code(error) or code
+        if args is None:
+            end_process_despite_calls(code)
         return code
 
 
@@ -73,10 +79,12 @@ def _run(args: list[str]) -> int:
 
 
 def _work(verb: Verb, options: Any) -> None:
-    if getattr(options, "quiet", False):
+    quiet = getattr(options, "quiet", False)
+    if quiet:
         log.setLevel(logging.WARNING)
     use_available_cores()
-    verb.work(options)
+    with contextlib.nullcontext() if quiet else watched_by(bar):
+        verb.work(options)
 
 
 class _LogHandler(logging.StreamHandler):  # type: ignore[type-arg]

@@ -10,21 +10,25 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import itertools
+import json
 import logging
 import math
 import os
-import re
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+import tempfile
+import threading
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
 from myllm.config import DataConfig
-from myllm.data.sources import PIECE_BYTES, Source, find_sources, read_pieces, text_hash, text_name
+from myllm.data.encode import encode_sources, small_texts
+from myllm.data.sources import Source, find_sources, read_pieces, text_hash, text_name
 from myllm.data.token_file import (
     SIDECAR,
+    SOURCES,
     TOKENIZER,
     TOKENS,
     Ids,
@@ -45,11 +49,12 @@ from myllm.system.atomic import (
     write_errors,
 )
 from myllm.system.locks import made_by_one_process
+from myllm.system.patience import patiently
+from myllm.system.progress import stage
 from myllm.tokenizer import Tokenizer, build_tokenizer
 
 log = logging.getLogger(__name__)
 
-BATCH_CHARACTERS = 1 << 21  # text encoded at once: this bounds the memory of preparing
 SAMPLE_BYTES = 64 << 20  # text from which byte pairs are learned
 
 
@@ -96,14 +101,25 @@ def choose_vocab_size(n_bytes: int) -> int:
 
 
 def encode_file(path: str, tokenizer: Tokenizer, config: DataConfig) -> Ids:
-    """The ids of a text file or folder in memory, each document followed by end of text.
+    """The ids of a text file or folder, each document followed by end of text.
+
+    They are mapped from a temporary file, which goes with them, so that memory does not grow.
 
     Raises:
         InputError: the text cannot be read.
+        DiskFullError: there is no room for that file.
     """
     one = dataclasses.replace(config, paths=(path,), data=None)
-    batches = _batches(find_sources(one), one, tokenizer)
-    return np.concatenate([ids for batch in batches for ids in batch.ids])
+    sources = _find_sources(one)
+    n_bytes, dtype = sum(source.size_bytes for source in sources), id_dtype(tokenizer)
+    what, remedy = "encode the text", "free some space, or name another folder in TMPDIR"
+    with write_errors(what, Path(tempfile.gettempdir()), n_bytes, remedy):
+        with tempfile.TemporaryFile() as file:
+            for batch in encode_sources(sources, one, tokenizer):
+                for ids in batch.ids:
+                    file.write(ids.astype(dtype).tobytes())
+            file.flush()
+            return np.memmap(file, dtype, "r") if file.tell() else np.empty(0, dtype)
 
 
 # ------------------------------------------------------------------------------ what is wanted
@@ -142,9 +158,14 @@ class _Order:
 
 
 def _place_order(config: DataConfig, vocab_size: int, tokenizer: Tokenizer | None) -> _Order:
-    sources = find_sources(config)
+    sources = _find_sources(config)
     vocab_size = vocab_size or choose_vocab_size(sum(source.size_bytes for source in sources))
     return _Order(config, sources, text_hash(sources, config), vocab_size, tokenizer)
+
+
+def _find_sources(config: DataConfig) -> list[Source]:
+    with stage("reading"):
+        return find_sources(config)
 
 
 # ------------------------------------------------------------------------------ what is there
@@ -212,14 +233,14 @@ def _make(folder: Path, order: _Order, replace: bool) -> TokenFile:
         if replace:
             discard(folder)
         metadata: dict[str, Any] = {
-            "format": 2,
+            "format": 3,
             "made_for": order.made_for,
             "text_hash": order.text_hash,
-            "sources": [asdict(source) for source in order.sources],
         }
         with sealed_folder(folder, SIDECAR, metadata) as unfinished:
             tokenizer = order.tokenizer or _train_tokenizer(order)
             metadata |= _write_tokens(unfinished, order, tokenizer)
+            disk.write(unfinished / SOURCES, lambda path: _write_sources(path, order.sources))
             metadata["tokenizer_hash"] = tokenizer.content_hash
     return open_token_file(folder, order.config.val_split)
 
@@ -231,7 +252,14 @@ def _train_tokenizer(order: _Order) -> Tokenizer:
         stride = math.ceil(order.n_bytes / SAMPLE_BYTES)
         log.info("learning byte pairs from one part in %d of the text", stride)
     pieces = (text for source in order.sources for text, _ in read_pieces(source, order.config))
-    return tokenizer.train(text for i, text in enumerate(pieces) if i % stride == 0)
+    sample = small_texts(itertools.islice(pieces, 0, None, stride))
+    stopped = threading.Event()  # then the thread that learns reads no further
+    texts = itertools.takewhile(lambda _: not stopped.is_set(), sample)
+    try:
+        with stage(f"learning a tokenizer ({order.config.tokenizer})"):
+            return patiently(lambda: tokenizer.train(texts))
+    finally:
+        stopped.set()
 
 
 def _write_tokens(folder: Path, order: _Order, tokenizer: Tokenizer) -> dict[str, int]:
@@ -242,7 +270,7 @@ def _write_tokens(folder: Path, order: _Order, tokenizer: Tokenizer) -> dict[str
     def write(path: Path) -> None:
         with path.open("wb") as file:
             _write_header(file, dtype, 0)
-            for batch in _batches(order.sources, order.config, tokenizer):
+            for batch in encode_sources(order.sources, order.config, tokenizer):
                 for ids in batch.ids:
                     file.write(ids.astype(dtype).tobytes())
                     counts["n_tokens"] += len(ids)
@@ -256,53 +284,15 @@ def _write_tokens(folder: Path, order: _Order, tokenizer: Tokenizer) -> dict[str
     return counts
 
 
+def _write_sources(path: Path, sources: list[Source]) -> None:
+    """A line for each: in the sidecar, which is read as a whole, many would be too many."""
+    with path.open("w", encoding="utf-8", newline="\n") as file:
+        for source in sources:
+            file.write(json.dumps(dataclasses.asdict(source)) + "\n")
+
+
 def _write_header(file: BinaryIO, dtype: np.dtype[Any], n_tokens: int) -> None:
     """Writes the .npy header; NumPy leaves room in it for the count to grow in place."""
     file.seek(0)
     header = {"descr": dtype.str, "fortran_order": False, "shape": (n_tokens,)}
     np.lib.format.write_array_header_1_0(file, header)
-
-
-# ------------------------------------------------------------------------------ encoding
-
-
-@dataclass
-class _Batch:
-    ids: list[Ids]
-    n_characters: int
-    n_bytes: int
-    n_documents: int
-
-
-def _batches(sources: list[Source], config: DataConfig, tokenizer: Tokenizer) -> Iterator[_Batch]:
-    end = np.array([tokenizer.eos_token_id], np.uint32)
-    texts: list[str] = []
-    ends: list[bool] = []
-
-    def encoded() -> _Batch:
-        ids = tokenizer.encode_batch(texts)
-        joined = [part for i, e in zip(ids, ends) for part in ((i, end) if e else (i,))]
-        n_bytes = sum(len(text.encode("utf-8", "surrogatepass")) for text in texts)
-        return _Batch(joined, sum(map(len, texts)), n_bytes, sum(ends))
-
-    held = 0
-    for source in sources:
-        for text, ends_document in read_pieces(source, config):
-            # a piece is cut once more, so that one long document occupies all cores
-            parts = _halved(text)
-            texts += parts
-            ends += [False] * (len(parts) - 1) + [ends_document]
-            held += len(text)
-            if held >= BATCH_CHARACTERS:
-                yield encoded()
-                texts, ends, held = [], [], 0
-    if texts:
-        yield encoded()
-
-
-def _halved(text: str) -> list[str]:
-    if len(text) < PIECE_BYTES // 4:
-        return [text]
-    middle = re.search(r"\S\n(?=\S)", text[len(text) // 2 :])
-    cut = len(text) // 2 + middle.end() if middle else len(text)
-    return [text[:cut], text[cut:]] if cut < len(text) else [text]

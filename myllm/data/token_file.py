@@ -1,12 +1,14 @@
 """Room: a token file on disk → its ids, counts, tokenizer and split. Knows nothing of texts.
 
 A prepared folder holds `tokens.npy` (all documents, each followed by end of text),
-`tokens.json` (counts, hashes, sources) and `tokenizer.json`.
+`tokens.json` (counts, hashes), `sources.jsonl` (a line for each file of text) and
+`tokenizer.json`.
 """
 
 from __future__ import annotations
 
 import errno
+import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +18,7 @@ import numpy as np
 
 from myllm.errors import InputError
 from myllm.system.atomic import Damaged, check_files, read_manifest
+from myllm.system.progress import stage
 from myllm.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
@@ -28,6 +31,8 @@ Ids = np.ndarray[Any, np.dtype[Any]]
 
 MIN_TOKENS = 64  # below this nothing can be learned or measured
 SIDECAR, TOKENS, TOKENIZER = "tokens.json", "tokens.npy", "tokenizer.json"
+SOURCES = "sources.jsonl"
+REMEDY = "delete the folder and prepare it again"
 VALIDATION_SHARE = 0.1
 VALIDATION_MAX_TOKENS = 250_000  # enough to measure the loss to a thousandth
 VALIDATION_PIECES = 10
@@ -44,7 +49,6 @@ class TokenFile:
     n_bytes: int
     n_documents: int
     text_hash: str
-    source_paths: list[str]
     train_ranges: list[Range]
     val_ranges: list[Range]
 
@@ -58,6 +62,22 @@ class TokenFile:
                 raise
             ids = np.load(path, allow_pickle=False)
         return ids
+
+    def source_paths(self) -> list[str]:
+        """The files of text that it was made from, in order.
+
+        Raises:
+            InputError: the list of them is damaged.
+        """
+        sidecar = read_sidecar(self.folder)
+        try:
+            if "sources" in sidecar:  # until format 2 they stood there
+                return [str(source["path"]) for source in sidecar["sources"]]
+            check_files(self.folder, SIDECAR, (SOURCES,))
+            with (self.folder / SOURCES).open(encoding="utf-8") as lines:
+                return [str(json.loads(line)["path"]) for line in lines]
+        except Damaged as error:
+            raise InputError(f"{error}; {REMEDY}") from None
 
 
 def split_ranges(n_tokens: int, val_split: str = "spread") -> tuple[list[Range], list[Range]]:
@@ -99,26 +119,29 @@ def open_token_file(folder: Path, val_split: str = "spread") -> TokenFile:
     Raises:
         InputError: something is missing, damaged or of another tokenizer.
     """
-    remedy = "delete the folder and prepare it again"
+    with stage("checking"):
+        return _checked(folder, val_split)
+
+
+def _checked(folder: Path, val_split: str) -> TokenFile:
     try:
         sidecar = read_sidecar(folder)
         check_files(folder, SIDECAR, (TOKENIZER, TOKENS))
         tokenizer = Tokenizer.load(folder / TOKENIZER)
         tokens = np.load(folder / TOKENS, mmap_mode="r", allow_pickle=False)
     except Damaged as error:
-        raise InputError(f"{error}; {remedy}") from None
+        raise InputError(f"{error}; {REMEDY}") from None
     except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"{folder / 'tokens.npy'} cannot be read ({error}); {remedy}") from None
+        raise InputError(f"{folder / 'tokens.npy'} cannot be read ({error}); {REMEDY}") from None
     n_tokens = sidecar["n_tokens"]
     if tokens.shape != (n_tokens,) or tokens.dtype != id_dtype(tokenizer):
-        raise InputError(f"{folder / 'tokens.npy'} is not what tokens.json describes; {remedy}")
+        raise InputError(f"{folder / 'tokens.npy'} is not what tokens.json describes; {REMEDY}")
     if _largest_id(folder / TOKENS, tokens.dtype) >= tokenizer.vocab_size:
-        raise InputError(f"{folder / 'tokens.npy'} has ids beyond its vocabulary; {remedy}")
+        raise InputError(f"{folder / 'tokens.npy'} has ids beyond its vocabulary; {REMEDY}")
     train_ranges, val_ranges = split_ranges(n_tokens, val_split)
     counts = {name: sidecar[name] for name in ("n_characters", "n_bytes", "n_documents")}
     return TokenFile(
         folder, tokenizer, n_tokens, text_hash=sidecar["text_hash"],
-        source_paths=[str(source.get("path")) for source in sidecar["sources"]],
         train_ranges=train_ranges, val_ranges=val_ranges, **counts,
     )  # fmt: skip
 
@@ -130,7 +153,7 @@ def read_sidecar(folder: Path) -> dict[str, Any]:
         InputError: it is missing, altered, or not of a prepared folder.
     """
     wanted = {
-        "made_for": str, "tokenizer_hash": str, "text_hash": str, "sources": list,
+        "made_for": str, "tokenizer_hash": str, "text_hash": str,
         "n_tokens": int, "n_characters": int, "n_bytes": int, "n_documents": int,
     }  # fmt: skip
     try:

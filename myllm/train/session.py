@@ -237,7 +237,11 @@ def _as_files(text: DataConfig, token_file: TokenFile) -> DataConfig:
     """As the run keeps it: standard input cannot be read twice, its copy can."""
     paths = text.paths
     if "-" in paths:
-        paths = tuple(str(source) for source in token_file.source_paths)
+        files = token_file.source_paths()
+        copies = {path for path in files if Path(path).match(f"{text.data_dir}/stdin-*.txt")}
+        # one copy stands for standard input; else all files do for all that was named
+        one = copies.pop() if len(copies) == 1 else None
+        paths = tuple(one if path == "-" else path for path in paths) if one else tuple(files)
     return dataclasses.replace(text, paths=paths, data=None)
 
 
