@@ -42,4 +42,4 @@ def documents(made):
 
 
 def prepared_folders(where="data"):
-    return sorted(path.name for path in Path(where).iterdir() if path.is_dir())
+    return sorted(path.name for path in Path(where).glob("*") if path.is_dir())
