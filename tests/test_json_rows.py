@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 from cli_place import assert_refused
-from text_files import char_prepare, documents, words, write
+from text_files import char_prepare, documents, read, words, write
 
 from myllm.config import DataConfig
 from myllm.data import readers
@@ -31,17 +31,6 @@ FORMS = {
     "strings": json.dumps(TEXTS),
     "string a line": "\n".join(map(json.dumps, TEXTS)),
 }
-
-
-def read(path, **settings):
-    """The documents of a file, without a tokenizer."""
-    config = DataConfig((path,), **settings)
-    found = [""]
-    for text, ends in (p for s in find_sources(config) for p in read_pieces(s, config)):
-        found[-1] += text
-        if ends:
-            found.append("")
-    return found[:-1]
 
 
 class TestRecognised:

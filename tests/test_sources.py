@@ -1,12 +1,9 @@
 """Text sources: what is read, and what is refused."""
 
 import gzip
-import io
 import json
 import os
-import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest

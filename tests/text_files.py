@@ -7,6 +7,7 @@ import numpy as np
 
 from myllm.config import DataConfig
 from myllm.data.prepare import prepare
+from myllm.data.sources import find_sources, read_pieces
 
 WORDS = "river stone lamp door cloud seven green walks sings über naïve 河 the a of and".split()
 
@@ -30,6 +31,17 @@ def write(path, text, encoding="utf-8"):
 
 def char_prepare(*paths, **settings):
     return prepare(DataConfig(tuple(map(str, paths)), tokenizer="char", **settings), 0)
+
+
+def read(path, **settings):
+    """The documents of a file, without a tokenizer."""
+    config = DataConfig((path,), **settings)
+    found = [""]
+    for text, ends in (p for s in find_sources(config) for p in read_pieces(s, config)):
+        found[-1] += text
+        if ends:
+            found.append("")
+    return found[:-1]
 
 
 def documents(made):
