@@ -23,8 +23,11 @@ from pathlib import Path
 
 from myllm.errors import InputError
 from myllm.registry import Registry
+from myllm.system.atomic import write_errors, write_file
 
 log = logging.getLogger(__name__)
+
+_REMEDY = "free some space, or name another --data-dir"
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,9 @@ def _fetch(corpus: Corpus, partial: Path) -> None:
         # 206: the server continues where we stopped; 200: it sends all from the beginning
         with partial.open("ab" if response.status == 206 else "wb") as file:
             while block := response.read(1 << 16):
-                file.write(block)
+                with write_errors("download", partial.parent, corpus.size_bytes, _REMEDY):
+                    file.write(block)
+                    file.flush()
                 if file.tell() > corpus.size_bytes:
                     break  # not our file; the hash will say so
             if file.tell() < corpus.size_bytes:
@@ -111,11 +116,10 @@ def python_docs(folder: Path) -> Path:
     if not path.exists():
         log.info("extracting the Python manual and docstrings to %s", path)
         _make_folder(folder)
-        partial = path.with_suffix(f".part{os.getpid()}")
-        with partial.open("w", encoding="utf-8", newline="\n") as file:
-            for text in (*_manual_topics(), *_docstrings()):
-                file.write(json.dumps({"text": text}, ensure_ascii=False) + "\n")
-        os.replace(partial, path)
+        rows = ({"text": text} for text in (*_manual_topics(), *_docstrings()))
+        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+        with write_errors("write the Python manual", folder, len(lines), _REMEDY):
+            write_file(path, lines)
     return path
 
 
