@@ -35,13 +35,15 @@ class TestTexts:
         """Exit 2, names it."""
         Path("corpus").mkdir()
         Path("corpus/a.png").write_bytes(b"\x89PNG\r\n\x1a\n\0\0\0")
-        assert_refused(run("train", "corpus", *TINY), 2, "corpus", "binary")
+        assert_refused(run("train", "corpus", *TINY), 2, "corpus", "image 1 (a.png)")
 
     def test_not_utf8(self, folder, run):
         """Exit 2 with file and byte offset; the flags it names help."""
         Path("old.txt").write_bytes(b"plain " * 1000 + "café ".encode("latin-1") * 300)
         result = run("train", "old.txt", *TINY)
-        assert_refused(result, 2, "old.txt", "6003", "--encoding latin-1", "--encoding-errors")
+        remedies = ("--fallback-encoding latin-1", "--encoding-errors replace")
+        assert_refused(result, 2, "old.txt", "6003", *remedies)
+        assert run("train", "old.txt", "--fallback-encoding", "latin-1", *TINY).code == 0
         assert run("train", "old.txt", "--encoding", "latin-1", *TINY).code == 0
         assert run("train", "old.txt", "--encoding-errors", "replace", *TINY).code == 0
         assert run("train", "old.txt", "--encoding", "klingon", *TINY).code == 2

@@ -1,17 +1,19 @@
 """Corpora by name: downloads from a local server, and the Python manual."""
 
+import errno
 import hashlib
 import http.server
 import json
 import re
 import socket
 import threading
+from pathlib import Path
 
 import pytest
 
 from myllm.data import corpora
 from myllm.data.corpora import Corpus, download_corpus, python_docs
-from myllm.errors import ConfigError, InputError
+from myllm.errors import ConfigError, DiskFullError, InputError
 
 CONTENT = bytes(range(32, 127)) * 3000  # larger than one read
 
@@ -219,3 +221,41 @@ class TestPythonDocs:
         (tmp_path / "taken").write_text("a file")
         with pytest.raises(InputError, match="taken"):
             python_docs(tmp_path / "taken")
+
+
+class TestFullDisk:
+    """Exit code 4, with the bytes, and nothing half-written under the file's name."""
+
+    @pytest.fixture
+    def full(self, monkeypatch):
+        def refuse(self, *args):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(Path, "write_bytes", refuse)
+
+    def test_python_docs(self, monkeypatch, tmp_path, full):
+        monkeypatch.setattr(corpora, "_docstrings", lambda: iter(["a docstring"]))
+        with pytest.raises(DiskFullError, match=r"Python manual in .* bytes are needed"):
+            python_docs(tmp_path)
+        assert list(tmp_path.iterdir()) == []
+
+    def test_download(self, server, monkeypatch, tmp_path):
+        real = Path.open
+
+        class Full:
+            def __init__(self, file):
+                self.file = file
+
+            def __enter__(self):
+                return self
+
+            def __exit__(self, *_):
+                self.file.close()
+
+            def write(self, block):
+                raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(Path, "open", lambda *a, **k: Full(real(*a, **k)))
+        with pytest.raises(DiskFullError, match=rf"{len(CONTENT):,} bytes are needed"):
+            download_corpus("local", tmp_path)
+        assert not (tmp_path / "local.txt").exists()

@@ -7,6 +7,7 @@ import numpy as np
 
 from myllm.config import DataConfig
 from myllm.data.prepare import prepare
+from myllm.data.sources import find_sources, read_pieces
 
 WORDS = "river stone lamp door cloud seven green walks sings über naïve 河 the a of and".split()
 
@@ -32,6 +33,17 @@ def char_prepare(*paths, **settings):
     return prepare(DataConfig(tuple(map(str, paths)), tokenizer="char", **settings), 0)
 
 
+def read(path, **settings):
+    """The documents of a file, without a tokenizer."""
+    config = DataConfig((path,), **settings)
+    found = [""]
+    for text, ends in (p for s in find_sources(config) for p in read_pieces(s, config)):
+        found[-1] += text
+        if ends:
+            found.append("")
+    return found[:-1]
+
+
 def documents(made):
     """The documents of a token file, decoded."""
     ids, end = made.tokens(), made.tokenizer.eos_token_id
@@ -42,4 +54,4 @@ def documents(made):
 
 
 def prepared_folders(where="data"):
-    return sorted(path.name for path in Path(where).iterdir() if path.is_dir())
+    return sorted(path.name for path in Path(where).glob("*") if path.is_dir())

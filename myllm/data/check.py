@@ -43,7 +43,7 @@ def check_file(path: Path, reading: Reading, report: Report, named: bool) -> Sou
         if size_bytes == 0:
             raise Unusable(EMPTY, f"{shown(name)} is empty: there is no text to learn from")
         what = recognise(file, name, reading)
-        if what.kind not in READERS or what.looks_binary and not named and what.kind == TEXT:
+        if what.kind not in READERS or what.looks_binary and not named:
             raise _foreign(name, what.kind if what.kind not in READERS else BINARY)
         file.seek(0)
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()

@@ -35,6 +35,8 @@ from myllm.system.atomic import (
 
 log = logging.getLogger(__name__)
 
+_REMEDY = "free some space, or name another --data-dir"
+
 
 @dataclass(frozen=True)
 class Corpus:
@@ -105,7 +107,9 @@ def _fetch(corpus: Corpus, partial: Path) -> None:
         # 206: the server continues where we stopped; 200: it sends all from the beginning
         with partial.open("ab" if response.status == 206 else "wb") as file:
             while block := response.read(1 << 16):
-                file.write(block)
+                with write_errors("download", partial.parent, corpus.size_bytes, _REMEDY):
+                    file.write(block)
+                    file.flush()
                 if file.tell() > corpus.size_bytes:
                     break  # not our file; the hash will say so
             if file.tell() < corpus.size_bytes:

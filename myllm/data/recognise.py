@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 from myllm.reading import Reading
 
 HEAD_BYTES = 8192
-WINDOW_BYTES = 1 << 24  # where the first JSON row must end, to be recognised
+WINDOW_BYTES = 1 << 22  # where the first rows of JSON must end, to be recognised without a suffix
 CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")  # no text in an 8-bit encoding has these
 TEXT, JSON_LINES, JSON = "text", "JSON lines", "JSON"
 BINARY = "binary file"
@@ -116,9 +116,9 @@ def recognise(file: BinaryIO, path: str, reading: Reading) -> Recognised:
     whole = len(head) < HEAD_BYTES
     encoding, marked = _encoding(head, reading)
     binary = CONTROL.search(head.removesuffix(b"\x1a") if whole else head) is not None
-    if not marked:
+    if not marked and (binary or head.startswith(TEXTUAL)):
         for offset, start, kind in SIGNATURES:
-            if head.startswith(start, offset) and (binary or start in TEXTUAL):
+            if head.startswith(start, offset):
                 return Recognised(_zip_kind(file) if kind == "zip archive" else kind, encoding)
     wide = _is_wide(encoding)
     kind = _text_kind(_window(file, head, encoding), Path(path).suffix.lower(), reading)

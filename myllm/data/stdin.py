@@ -6,8 +6,8 @@ import hashlib
 import logging
 import os
 import sys
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 from myllm.errors import InputError
 from myllm.system.atomic import TEMPORARY, discard, disk, write_errors
@@ -54,7 +54,7 @@ def keep_stdin(folder: Path) -> Path:
     return path
 
 
-def _stream() -> BinaryIO:
+def _stream() -> BufferedReader:
     stream = getattr(sys.stdin, "buffer", None)
     if stream is None or stream.closed:
         raise InputError("standard input is closed: pipe a text into it, or name files")
@@ -65,8 +65,9 @@ def _stream() -> BinaryIO:
     return stream  # type: ignore[no-any-return]
 
 
-def _block(stream: BinaryIO) -> bytes:
+def _block(stream: BufferedReader) -> bytes:
     try:
-        return stream.read(BLOCK_BYTES)
+        # what there is, not all of a block: a signal is seen between two reads only
+        return stream.read1(BLOCK_BYTES)
     except (OSError, ValueError) as error:
         raise InputError(f"cannot read standard input: {error}") from None
