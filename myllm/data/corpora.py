@@ -79,7 +79,7 @@ def download_corpus(name: str, folder: Path) -> Path:
         return path
     make_folders(folder)
     log.info("downloading %s (%.1f MB)", corpus.url, corpus.size_bytes / 1e6)
-    with write_errors(f"keep {corpus.url}", folder, corpus.size_bytes, "free some space"):
+    with write_errors(f"keep {corpus.url}", folder, corpus.size_bytes, _REMEDY):
         try:
             _fetch(corpus, partial)
         except (OSError, http.client.HTTPException) as error:  # URLError is an OSError
@@ -107,9 +107,7 @@ def _fetch(corpus: Corpus, partial: Path) -> None:
         # 206: the server continues where we stopped; 200: it sends all from the beginning
         with partial.open("ab" if response.status == 206 else "wb") as file:
             while block := response.read(1 << 16):
-                with write_errors("download", partial.parent, corpus.size_bytes, _REMEDY):
-                    file.write(block)
-                    file.flush()
+                file.write(block)
                 if file.tell() > corpus.size_bytes:
                     break  # not our file; the hash will say so
             if file.tell() < corpus.size_bytes:
@@ -131,7 +129,7 @@ def python_docs(folder: Path) -> Path:
         texts = (*_manual_topics(), *_docstrings())
         lines = [json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in texts]
         with write_errors(
-            "write the Python manual", folder, sum(map(len, lines)), "free some space"
+            "write the Python manual", folder, sum(map(len, lines)), _REMEDY
         ):
             write_file(path, "".join(lines))
     return path

@@ -79,7 +79,8 @@ def _add_tokens(
 def _add_byte_pairs(writer: Any, cut: str, merges: list[tuple[str, str]]) -> None:
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(cut)
-    writer.add_token_merges([" ".join(pair) for pair in merges])
+    # llama.cpp wants a merge; where there is none, one that no text has: it begins with characters
+    writer.add_token_merges([" ".join(pair) for pair in merges] or ["no pair"])
 
 
 def _add_characters(writer: Any, tokenizer: CharTokenizer, vocab_size: int) -> None:

@@ -27,15 +27,15 @@ def find_folder(path: Path) -> Path:
     Raises:
         InputError: there is none, or there are several.
     """
-    if path.is_file():
-        return _folder_of(path)
-    if not path.is_dir():
-        raise InputError(f"{path} is not a folder: give one that is on this machine")
     try:
+        if path.is_file():
+            return _folder_of(path)
+        if not path.is_dir():
+            raise InputError(f"{path} is not a folder: give one that is on this machine")
         inside = sorted(folder for folder in path.iterdir() if folder.is_dir())
+        found = _models_at(path) or [model for folder in inside for model in _models_at(folder)]
     except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}") from None
-    found = _models_at(path) or [model for folder in inside for model in _models_at(folder)]
+        raise InputError(f"{error.filename or path} cannot be read: {error.strerror}") from None
     if len(found) == 1:
         return found[0]
     if found:

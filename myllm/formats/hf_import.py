@@ -74,7 +74,7 @@ def _model_config(folder: Path, layout: Layout, settings: dict[str, Any]) -> GPT
             "dropout": 0.0,
         }
         return with_values(RunConfig(), values).model.validate()
-    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+    except (KeyError, TypeError, ValueError, ArithmeticError) as error:
         what = f"has no {error}" if isinstance(error, KeyError) else str(error)
         raise InputError(f"{folder / CONFIG}: {what}") from None
 

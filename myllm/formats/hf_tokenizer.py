@@ -50,10 +50,10 @@ def read_tokenizer(folder: Path, settings: dict[str, Any]) -> ImportedTokenizer:
         _begin_texts(content, configured.get("add_bos_token"), _token_name(named, "bos_token"))
         end, more = _ends(content, _token_name(named, "eos_token"), folder, settings)
         return ImportedTokenizer(content, end, _chat_template(folder, configured), more)
-    except (TypeError, KeyError, AttributeError):
-        raise InputError(f"{path} is not a tokenizer") from None
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
+    except (TypeError, LookupError, AttributeError, ValueError):
+        raise InputError(f"{path} or what lies beside it is not of the form known here") from None
 
 
 def _token_name(named: dict[str, Any], role: str) -> str | None:
@@ -119,14 +119,14 @@ def _add_tokens(content: dict[str, Any], folder: Path, configured: dict[str, Any
         tokens.setdefault(int(id), {"content": name})
     names = _names(content)
     taken = {*names.values(), None}
-    for id, token in sorted(tokens.items()):
-        name = token.get("content")
-        if id in names or name in taken or not isinstance(vocab, dict):
+    for id, token in sorted(tokens.items(), key=lambda entry: entry[0]):
+        text = token.get("content")
+        if id in names or text in taken or not isinstance(vocab, dict):
             continue
         # in the vocabulary too: the tokenizers library would number it anew
-        vocab[str(name)] = id
+        vocab[str(text)] = id
         rules = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
-        added = {"id": id, "content": name, **rules, "special": bool(token.get("special", True))}
+        added = {"id": id, "content": text, **rules, "special": bool(token.get("special", True))}
         content["added_tokens"] = [*content.get("added_tokens", []), added]
 
 
