@@ -48,7 +48,9 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 WITHOUT_TORCH = {"errors", "registry", "config", "presets", "tokenizer"}
 WITHOUT_TORCH |= {f"data.{room}" for room in ("sources", "corpora", "prepare", "token_file")}
-WITHOUT_TORCH |= {f"system.{room}" for room in ("machine", "signals", "terminal", "atomic", "locks", "streams")}
+WITHOUT_TORCH |= {
+    f"system.{room}" for room in ("machine", "signals", "terminal", "atomic", "locks", "streams")
+}
 WITHOUT_TORCH |= {"cli.main", "cli.parse"}
 NETWORK = {"socket", "http", "urllib", "requests", "httpx", "ssl", "ftplib", "huggingface_hub"}
 
