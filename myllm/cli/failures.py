@@ -62,8 +62,10 @@ def _described(error: BaseException) -> tuple[int, str]:
     if isinstance(error, UnicodeError):
         return 2, f"a text cannot be used: {error}; give it as UTF-8"
     if isinstance(error, ImportError) and not (error.name or "").startswith("myllm"):
-        package = (error.name or "a package").partition(".")[0]
-        return 2, f"{package} cannot be imported ({error}); install it: pip install {package}"
+        package = (error.name or "").partition(".")[0]
+        ours = not package or package in sys.stdlib_module_names
+        remedy = "install Python anew" if ours else f"install it: pip install {package}"
+        return 2, f"{package or 'a package'} cannot be imported ({error}); {remedy}"
     return 1, _fault(error)
 
 

@@ -54,14 +54,7 @@ class TokenFile:
 
     def tokens(self) -> Ids:
         """All ids (n_tokens,), mapped from disk, not read into memory, where that can be done."""
-        path = self.folder / TOKENS
-        try:
-            ids: Ids = np.load(path, mmap_mode="r", allow_pickle=False)
-        except OSError as error:
-            if error.errno != errno.ENODEV:  # some network file systems cannot
-                raise
-            ids = np.load(path, allow_pickle=False)
-        return ids
+        return _mapped(self.folder / TOKENS)
 
     def source_paths(self) -> list[str]:
         """The files of text that it was made from, in order.
@@ -128,7 +121,7 @@ def _checked(folder: Path, val_split: str) -> TokenFile:
         sidecar = read_sidecar(folder)
         check_files(folder, SIDECAR, (TOKENIZER, TOKENS))
         tokenizer = Tokenizer.load(folder / TOKENIZER)
-        tokens = np.load(folder / TOKENS, mmap_mode="r", allow_pickle=False)
+        tokens = _mapped(folder / TOKENS)
     except Damaged as error:
         raise InputError(f"{error}; {REMEDY}") from None
     except (OSError, ValueError, EOFError) as error:
@@ -163,6 +156,16 @@ def read_sidecar(folder: Path) -> dict[str, Any]:
     if not all(type(content.get(name)) is kind for name, kind in wanted.items()):
         raise InputError(f"{folder} is not a prepared folder: name another, or prepare one")
     return content
+
+
+def _mapped(path: Path) -> Ids:
+    try:
+        ids: Ids = np.load(path, mmap_mode="r", allow_pickle=False)
+    except OSError as error:
+        if error.errno != errno.ENODEV:  # some network file systems cannot
+            raise
+        ids = np.load(path, allow_pickle=False)
+    return ids
 
 
 def _largest_id(path: Path, dtype: np.dtype[Any]) -> int:
