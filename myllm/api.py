@@ -17,7 +17,7 @@ from typing import IO, Any, cast
 
 from rich.console import Console
 
-from myllm.checks import check_range, check_ranges
+from myllm.checks import check_range, check_ranges, check_run_name
 from myllm.config import MODEL_LIMITS, RunConfig, SamplingConfig, with_values
 from myllm.data.corpora import download_corpus
 from myllm.data.prepare import prepare as prepare_text
@@ -179,7 +179,9 @@ def import_model(
     path = Path(folder)
     if not path.is_dir():
         raise InputError(f"{path} is not a folder: give one that is on this machine")
-    return Run(import_huggingface(path, Path(runs_dir), run or path.resolve().name))
+    name = path.resolve().name if run is None else run
+    check_run_name(name)
+    return Run(import_huggingface(path, Path(runs_dir), name))
 
 
 def prepare(

@@ -47,7 +47,7 @@ def main(args: Sequence[str] | None = None) -> int:
     if args is not None:  # called from Python
         begin()
     args = list(sys.argv[1:] if args is None else args)
-    for stream in (sys.stdout, sys.stderr):
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that cannot show 你好 shows ?
     log.handlers[:] = [_LogHandler(sys.stderr)]
