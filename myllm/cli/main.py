@@ -47,7 +47,7 @@ def main(args: Sequence[str] | None = None) -> int:
     if args is not None:  # called from Python
         begin()
     args = list(sys.argv[1:] if args is None else args)
-    for stream in (sys.stdin, sys.stdout, sys.stderr):
+    for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that cannot show 你好 shows ?
     log.handlers[:] = [_LogHandler(sys.stderr)]
@@ -82,7 +82,7 @@ def _exit_code(error: BaseException, debug: bool) -> int:
     if isinstance(error, MyLLMError):
         if debug:
             traceback.print_exception(error)
-        _tell(str(error))
+        _tell(" ".join(str(error).split()))
         return error.exit_code
     if isinstance(error, RuntimeError):
         return _out_of_memory(error)

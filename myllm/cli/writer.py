@@ -6,6 +6,7 @@ Knows nothing of models.
 from __future__ import annotations
 
 import dataclasses
+import io
 import shlex
 import sys
 from collections.abc import Callable, Iterator
@@ -133,6 +134,8 @@ def _words(command: str) -> list[str]:
 
 def _lines() -> Iterator[str]:
     if not sys.stdin.isatty():
+        if isinstance(sys.stdin, io.TextIOWrapper):
+            sys.stdin.reconfigure(errors="replace")  # what is not text is shown as such
         yield from (line.rstrip("\r\n") for line in sys.stdin)
         return
     from prompt_toolkit import PromptSession
