@@ -17,7 +17,7 @@ from typing import IO, Any, cast
 
 from rich.console import Console
 
-from myllm.checks import check_range, check_ranges
+from myllm.checks import check_range, check_ranges, check_run_name
 from myllm.config import MODEL_LIMITS, RunConfig, SamplingConfig, with_values
 from myllm.data.corpora import download_corpus
 from myllm.data.prepare import prepare as prepare_text
@@ -182,6 +182,8 @@ def import_model(
     """
     from myllm.formats.hf_import import import_huggingface
 
+    if run is not None:
+        check_run_name(run)
     return Run(import_huggingface(Path(folder), Path(runs_dir), run))
 
 

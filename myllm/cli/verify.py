@@ -29,8 +29,8 @@ def verify(options: VerifyOptions) -> None:
         say(f"{found.name:{width}}  {found.n_bytes:>15,} bytes  {found.damage or 'whole'}")
     if damaged := [finding.name for finding in findings if finding.damage]:
         raise CheckpointError(
-            f"run {run.name} is damaged: {', '.join(damaged)}; myllm train --resume "
-            f"{run.folder.resume_name} resumes from its newest whole checkpoint"
+            f"run {run.name} is damaged: {', '.join(damaged)}; from its newest whole checkpoint "
+            f"it is resumed with: myllm train --resume {run.folder.resume_name}"
         )
 
 

@@ -128,9 +128,7 @@ def python_docs(folder: Path) -> Path:
         make_folders(folder)
         texts = (*_manual_topics(), *_docstrings())
         lines = [json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in texts]
-        with write_errors(
-            "write the Python manual", folder, sum(map(len, lines)), _REMEDY
-        ):
+        with write_errors("write the Python manual", folder, sum(map(len, lines)), _REMEDY):
             write_file(path, "".join(lines))
     return path
 

@@ -112,7 +112,7 @@ def _in_folder(folder: Path, config: DataConfig, report: Report) -> list[Source]
 def text_name(config: DataConfig) -> str:
     """A short name for a text: of its first file or folder, fit for a folder's name."""
     first = config.paths[0] if config.paths else "text"
-    name = "stdin" if first == "-" else Path(first).resolve().name
+    name = "stdin" if first == "-" else Path(os.path.realpath(first)).name
     name = "python-docs" if name.startswith("python-docs-") else Path(name).stem
     name = re.sub(r"[^\w.-]+", "-", name).strip("-.")[:60]
     return name.encode()[:MAX_NAME_BYTES].decode(errors="ignore") or "text"

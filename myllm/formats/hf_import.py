@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from myllm.checks import run_name
 from myllm.config import GPTConfig, RunConfig, with_values
 from myllm.errors import InputError
 from myllm.formats.hf_folder import CONFIG, find_folder, model_name, read_json
@@ -51,7 +52,7 @@ def import_huggingface(path: Path, runs_dir: Path, name: str | None = None) -> R
         )
     config, weights = read_weights(folder, layout, config)
     run = RunFolder.create(
-        runs_dir, name or model, RunConfig(preset="modern", model=config), tokenizer
+        runs_dir, name or run_name(model), RunConfig(preset="modern", model=config), tokenizer
     )
     state = {"progress": TrainState().to_json(), "scaler": {}}
     metadata = {"tokenizer": tokenizer.content_hash, "imported_from": model}

@@ -99,7 +99,10 @@ class TextGenerator:
         ids = self.tokenizer.encode(prompt)
         unknown = self.tokenizer.count_unknown(np.array(ids))
         if unknown and not self._unknown_announced:
-            log.warning("%d characters of the prompt do not occur in the training text", unknown)
+            log.warning(
+                "%d of %d characters of the prompt (%s) do not occur in the training text",
+                unknown, len(ids), f"{unknown / len(ids):.0%}",
+            )  # fmt: skip
             self._unknown_announced = True
         return self.tokenizer.prefix_ids + ids or [self.tokenizer.eos_token_id]
 

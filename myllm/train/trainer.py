@@ -189,7 +189,7 @@ class Trainer:
         """
         if self.run is None:
             raise error
-        shown = f"myllm inspect-batch {self.run.resume_name} {number} shows the batch"
+        shown = f"its batch: myllm inspect-batch {self.run.resume_name} {number}"
         if self.config.on_nonfinite != "rollback":
             raise NonFiniteError(f"{error}; {shown}") from None
         skipped = [*self.state.skipped, number]

@@ -118,7 +118,9 @@ def _stop_at(trainer: Trainer, number: int):
 
 class TestStop:
     def test_tells_how_to_see_the_batch(self, make):
-        with pytest.raises(NonFiniteError, match=r"step 5: .*inspect-batch \S+ 5 shows the batch"):
+        with pytest.raises(
+            NonFiniteError, match=r"step 5: .*its batch: myllm inspect-batch \S+ 5"
+        ):
             make(bad=[5], on_nonfinite="stop").train()
 
     def test_weights_that_are_not_finite_are_not_saved(self, make):
