@@ -21,6 +21,7 @@ from myllm.runs.weights import load_model
 from myllm.system.device import autocast, choose_device, choose_dtype
 from myllm.tokenizer.base import Tokenizer
 from myllm.train.evaluate import Evaluation, evaluate
+from myllm.train.sequences import evaluated_length, sequence_length
 from myllm.train.state import TrainState
 
 if TYPE_CHECKING:
@@ -155,7 +156,10 @@ class Run:
         # evaluated as the trainer does it, so that the figures agree
         device = self.generator.device
         precision = autocast(device, choose_dtype(device, self.config.train.dtype))
-        return evaluate(self.generator.model, ids, ranges, tokenizer.byte_counts(), 32, precision)
+        return evaluate(
+            self.generator.model, ids, ranges, tokenizer.byte_counts(), 32, precision,
+            evaluated_length(self.config),
+        )  # fmt: skip
 
     def export(
         self,
@@ -216,7 +220,7 @@ class Run:
             raise ConfigError(f"step {step}: the first one is 0")
         config, tokenizer = self.config, self.folder.tokenizer
         token_file = prepare(config.text, config.model.vocab_size, tokenizer)
-        tokens, T = token_file.tokens(), config.model.context_length
+        tokens, T = token_file.tokens(), sequence_length(config.model, config.train)
         batch_size = config.train.batch_size * config.train.accumulation_steps
         data = TextDataset(tokens, token_file.train_ranges, T, batch_size, config.train.seed)
         for start in data.sequence_starts(step):

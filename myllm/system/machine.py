@@ -13,6 +13,10 @@ from pathlib import Path
 
 CGROUP = Path("/sys/fs/cgroup")
 MEMINFO = Path("/proc/meminfo")
+# how threads wait: rounds that GCC's OpenMP turns, as PyTorch has it on Linux; the standard's word
+# for all of them; milliseconds of LLVM's and Intel's
+WAITING = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "KMP_BLOCKTIME")
+SPINS = "1000"
 
 
 def available_cores() -> int:
@@ -27,13 +31,18 @@ def available_cores() -> int:
 
 
 def use_available_cores() -> None:
-    """Lets PyTorch, which must not be imported yet, start no more threads than there are cores.
+    """Lets PyTorch, which must not be imported yet, start no more threads than there are cores,
+    and wait for each other without keeping them busy.
 
-    With more, they wait for each other at every operation. `OMP_NUM_THREADS` takes precedence.
+    With more, they wait for each other at every operation. While they wait they turn in circles;
+    where another program runs beside, that takes away the very core that they wait for. What the
+    user has set takes precedence.
     """
     cores = available_cores()
     if cores < (os.cpu_count() or 1):
         os.environ.setdefault("OMP_NUM_THREADS", str(cores))
+    if not any(name in os.environ for name in WAITING):
+        os.environ[WAITING[0]] = SPINS
 
 
 def available_memory_bytes() -> int | None:
