@@ -23,7 +23,7 @@ from pathlib import Path
 
 from comparison import Result, Side, alternate, report, spread, write_json
 
-from myllm.system.machine import SPINS, WAITING
+from myllm.system.machine import WAITING
 
 GOMP_DEFAULT = "300000"  # rounds that GCC's OpenMP turns where nothing is set
 WORDS = "the a king queen rides walks to from old new city river and then speaks sings of".split()
@@ -40,10 +40,11 @@ def main() -> None:
     parser.add_argument("--spins", nargs="*", default=[], help="other values of GOMP_SPINCOUNT")
     parser.add_argument("--json", type=Path, help="the file to write the results to")
     options = parser.parse_args()
-    policies = {"default": GOMP_DEFAULT, "ours": SPINS, **{f"{n} spins": n for n in options.spins}}
+    policies = {"default": {"GOMP_SPINCOUNT": GOMP_DEFAULT}, "ours": {}}
+    policies |= {f"{n} spins": {"GOMP_SPINCOUNT": n} for n in options.spins}
     sides = {
-        f"{name}, {'busy' if n_busy else 'alone'}": _side(options.steps, spins, n_busy)
-        for name, spins in policies.items()
+        f"{name}, {'busy' if n_busy else 'alone'}": _side(options.steps, policy, n_busy)
+        for name, policy in policies.items()
         for n_busy in (0, options.busy)
     }
     results = alternate(sides, options.rounds)
@@ -64,7 +65,7 @@ def main() -> None:
     write_json(options.json, results)
 
 
-def _side(n_steps: int, spins: str, n_busy: int) -> Side:
+def _side(n_steps: int, policy: dict[str, str], n_busy: int) -> Side:
     """Runs of the default size with a seed, timed as a whole."""
 
     def run(seed: int) -> Result:
@@ -75,11 +76,9 @@ def _side(n_steps: int, spins: str, n_busy: int) -> Side:
             command += ["--max-steps", str(n_steps), "--eval-interval", str(n_steps), "--quiet"]
             command += ["--seed", str(seed), "--no-compile", "--device", "cpu"]
             command += ["--runs-dir", folder, "--data-dir", f"{folder}/data"]
-            environment = {n: v for n, v in os.environ.items() if n not in WAITING}
+            environment = {n: v for n, v in os.environ.items() if n not in WAITING} | policy
             start = time.perf_counter()
-            subprocess.run(
-                command, check=True, capture_output=True, env={**environment, WAITING[0]: spins}
-            )
+            subprocess.run(command, check=True, capture_output=True, env=environment)
             return Result(time.perf_counter() - start, 0.0, n_steps)
 
     return run

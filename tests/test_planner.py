@@ -154,7 +154,7 @@ class TestPlan:
     @pytest.mark.parametrize(
         "given",
         [
-            {"d_model": 4096}, {"n_layers": 900}, {"batch_size": 100_000},
+            {"d_model": 4096}, {"n_layers": 100, "d_model": 1024}, {"batch_size": 100_000},
             {"d_model": 1024, "n_layers": 24, "context_length": 8192, "batch_size": 64},
         ],
         ids=str,

@@ -13,10 +13,8 @@ from pathlib import Path
 
 CGROUP = Path("/sys/fs/cgroup")
 MEMINFO = Path("/proc/meminfo")
-# how threads wait: rounds that GCC's OpenMP turns, as PyTorch has it on Linux; the standard's word
-# for all of them; milliseconds of LLVM's and Intel's
-WAITING = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "KMP_BLOCKTIME")
-SPINS = "1000"
+# how threads wait: as every OpenMP knows it; for GCC's, which PyTorch has on Linux; for LLVM's
+WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 
 
 def available_cores() -> int:
@@ -34,15 +32,15 @@ def use_available_cores() -> None:
     """Lets PyTorch, which must not be imported yet, start no more threads than there are cores,
     and wait for each other without keeping them busy.
 
-    With more, they wait for each other at every operation. While they wait they turn in circles;
-    where another program runs beside, that takes away the very core that they wait for. What the
-    user has set takes precedence.
+    With more, they wait for each other at every operation. By default they turn in circles while
+    they wait; where another program runs beside, that takes away the very core that they wait
+    for, and they wait for longer still. What the user has set takes precedence.
     """
     cores = available_cores()
     if cores < (os.cpu_count() or 1):
         os.environ.setdefault("OMP_NUM_THREADS", str(cores))
     if not any(name in os.environ for name in WAITING):
-        os.environ[WAITING[0]] = SPINS
+        os.environ["OMP_WAIT_POLICY"] = "passive"
 
 
 def available_memory_bytes() -> int | None:

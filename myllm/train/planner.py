@@ -251,11 +251,10 @@ def _new_shape(
         values |= matching_heads(values, settings)
         values = _free(settings, values)
         config = with_values(settings.config, values).validate()
-        values |= _fitting_batch(settings, config, device)
-        config = with_values(config, values)
-        enough = lacking_memory(config.model, config.train, device) is None
+        smallest = with_values(config, {"batch_size": 1} if "batch_size" in values else {})
+        enough = lacking_memory(config.model, smallest.train, device) is None
         if enough or width == WIDTHS[0] or "d_model" not in values:
-            return values
+            return values | _fitting_batch(settings, config, device)
         most_parameters = _parameters(width) / 2
 
 
