@@ -41,6 +41,7 @@ TRAIN_LIMITS: Limits = {
     "max_steps": (1, 10**9), "learning_rate": (1e-12, 10.0), "weight_decay": (0.0, 100.0),
     "warmup_steps": (0, 10**9), "min_learning_rate": (0.0, 1.0), "grad_clip": (0.0, 1e30),
     "eval_interval": (1, 10**9), "patience": (1, 10**9), "keep": (1, 10**6), "profile": (0, 1_000),
+    "sequence_length": (1, 2**20),
     "seed": (0, 2**32 - 1),  # that and the step are the two halves of what dropout draws from
 }  # fmt: skip
 SAMPLING_LIMITS: Limits = {
@@ -67,7 +68,7 @@ class GPTConfig:
     """The shape of a `GPTModel`. The defaults are GPT-2 small (124 M parameters)."""
 
     vocab_size: int = 50257  # tokens in the vocabulary (0: chosen from the length of the text)
-    context_length: int = 1024  # the most tokens the model looks back over
+    context_length: int = 1024  # the most tokens the model looks back over (--from: trained on)
     d_model: int = 768  # width of the residual stream
     n_layers: int = 12  # number of transformer blocks
     n_heads: int = 12  # attention heads; must divide d_model unless head_dim is given
@@ -182,6 +183,7 @@ class TrainConfig:
 
     minutes: float | None = None  # time for the run: chooses shape, batch and steps to fit it
     batch_size: int = 16  # sequences in one forward pass
+    sequence_length: int | None = None  # tokens of a training sequence (None: the model's context)
     accumulation_steps: int = 1  # forward passes whose gradients make one step
     max_steps: int = 1000  # optimizer steps in all
     optimizer: str = "muon"  # muon (hidden matrices; AdamW for the rest), adamw
@@ -362,9 +364,8 @@ def from_toml(path: Path) -> RunConfig:
     Raises:
         InputError, ConfigError: the file cannot be read or its values cannot work.
     """
-    values = read_toml(path)
     nones = {n: None for n, (_, kind) in SETTINGS.items() if type(None) in typing.get_args(kind)}
-    return with_values(RunConfig(), {**nones, **values}).validate()
+    return with_values(RunConfig(), {**nones, **read_toml(path)}).validate()
 
 
 def _converted(name: str, value: Any, kind: Any) -> Any:

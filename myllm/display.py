@@ -111,7 +111,9 @@ def plan_lines(trainer: Trainer, token_file: TokenFile) -> list[str]:
     """What is going to be trained, on what and where to."""
     shape, config = trainer.model.config, trainer.config
     names = f"{token_file.n_documents:,} documents" if token_file.n_documents > 1 else "1 document"
-    per_step = trainer.train_data.batch_size * shape.context_length
+    T = trainer.train_data.context_length
+    per_step = trainer.train_data.batch_size * T
+    of_length = f" in sequences of {T:,}" if T < shape.context_length else ""
     dtype = str(trainer.dtype).removeprefix("torch.")
     begin = f"from step {trainer.step} " if trainer.step else ""
     assert trainer.run is not None
@@ -121,7 +123,7 @@ def plan_lines(trainer: Trainer, token_file: TokenFile) -> list[str]:
         f"model   {trainer.model.count_parameters():,} parameters: {shape.n_layers} layers, "
         f"{shape.d_model} wide, {shape.n_heads} heads, context {shape.context_length}",
         f"device  {trainer.device}, {dtype}",
-        f"steps   {begin}to {config.max_steps:,}, {per_step:,} tokens each "
+        f"steps   {begin}to {config.max_steps:,}, {per_step:,} tokens each{of_length} "
         f"({config.max_steps * per_step / token_file.n_tokens:.1f} times the text)",
         f"saved   in {trainer.run.path}",
     ]

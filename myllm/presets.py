@@ -44,6 +44,7 @@ PRESETS: Registry[dict[str, Any]] = Registry("preset", {
 
 # A model that is trained already takes smaller steps than a new one.
 FINE_TUNING: dict[str, Any] = {"learning_rate": 5e-4, "dropout": 0.0}
+FINE_TUNING_SEQUENCE = 1024  # tokens: contexts of many thousands cost more than they teach
 
 CHOSEN = ("file", "flags")  # layers in which a person named a value
 GIVEN = ("run", "fine-tuning", *CHOSEN)  # layers whose values a plan leaves as they are
@@ -128,7 +129,9 @@ def begun_from(config: RunConfig) -> Resolved:
     """The base of a new run that begins with the model of another one."""
     values = flat_values(config)
     kept = {name: values[name] for name in (*field_types(GPTConfig), "tokenizer")}
-    return _default(config.preset, "cpu").over("run", kept).over("fine-tuning", FINE_TUNING)
+    length = min(FINE_TUNING_SEQUENCE, config.model.context_length)
+    begun = _default(config.preset, "cpu").over("run", kept).over("fine-tuning", FINE_TUNING)
+    return begun.over("default", {"sequence_length": length})
 
 
 def _default(preset: str, size: str) -> Resolved:

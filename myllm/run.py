@@ -22,6 +22,7 @@ from myllm.system.device import autocast, choose_device, choose_dtype
 from myllm.tokenizer.base import Tokenizer
 from myllm.train.evaluate import Evaluation, evaluate
 from myllm.train.own_text import own_text
+from myllm.train.sequences import evaluated_length, sequence_length
 from myllm.train.state import TrainState
 from myllm.train.trainer import MAX_ROLLBACKS
 
@@ -163,7 +164,10 @@ class Run:
         # evaluated as the trainer does it, so that the figures agree
         device = self.generator.device
         precision = autocast(device, choose_dtype(device, self.config.train.dtype))
-        return evaluate(self.generator.model, ids, ranges, tokenizer.byte_counts(), 32, precision)
+        return evaluate(
+            self.generator.model, ids, ranges, tokenizer.byte_counts(), 32, precision,
+            evaluated_length(self.config),
+        )  # fmt: skip
 
     def export(
         self,
@@ -224,7 +228,7 @@ class Run:
         config, tokenizer = self.config, self.folder.tokenizer
         check_range("step", step, 0, config.train.max_steps - 1 + MAX_ROLLBACKS)
         token_file = own_text(self.folder, config, tokenizer)
-        tokens, T = token_file.tokens(), config.model.context_length
+        tokens, T = token_file.tokens(), sequence_length(config.model, config.train)
         batch_size = config.train.batch_size * config.train.accumulation_steps
         data = TextDataset(tokens, token_file.train_ranges, T, batch_size, config.train.seed)
         for start in data.sequence_starts(step):

@@ -46,6 +46,22 @@ def test_the_user_decides_on_threads(system, monkeypatch):
     assert os.environ["OMP_NUM_THREADS"] == "5"
 
 
+def test_threads_do_not_keep_cores_busy_while_they_wait(system, monkeypatch):
+    """Unless the user has said how they should wait, in any of the ways that there are."""
+    for name in machine.WAITING:
+        monkeypatch.setenv(name, "")  # so that it is put back afterwards
+        monkeypatch.delenv(name)
+    machine.use_available_cores()
+    assert os.environ["OMP_WAIT_POLICY"] == "passive"
+    for name in machine.WAITING:
+        monkeypatch.delenv("OMP_WAIT_POLICY")
+        monkeypatch.setenv(name, "7")
+        machine.use_available_cores()
+        assert os.environ.get("OMP_WAIT_POLICY") == ("7" if name == "OMP_WAIT_POLICY" else None)
+        monkeypatch.delenv(name)
+        monkeypatch.setenv("OMP_WAIT_POLICY", "")
+
+
 def test_nothing_is_set_where_all_cores_are_granted(system, monkeypatch):
     monkeypatch.setattr(os, "cpu_count", lambda: 12)
     machine.use_available_cores()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
 import pytest
 import torch
@@ -67,7 +68,7 @@ class TestCheck:
     @pytest.fixture
     def free(self, monkeypatch):
         def prepare(n_bytes: int | None) -> None:
-            monkeypatch.setattr("myllm.train.memory.available_memory_bytes", lambda: n_bytes)
+            monkeypatch.setattr("myllm.system.device.available_memory_bytes", lambda: n_bytes)
 
         return prepare
 
@@ -76,9 +77,28 @@ class TestCheck:
         check_memory(SHAPE, TRAIN, CPU)
 
     def test_a_run_that_does_not(self, free):
-        free(estimate() // 2)
-        with pytest.raises(OutOfMemoryError, match=r"GiB are free: halve --batch-size 16 and"):
+        free(int(0.8 * estimate()))
+        with pytest.raises(OutOfMemoryError, match=r"GiB are free: take --batch-size \d "):
             check_memory(SHAPE, TRAIN, CPU)
+
+    def test_each_remedy_helps(self, free):
+        """The batch that is named fits; of a model that is too large itself no batch is named."""
+        free(int(0.8 * estimate()))
+        with pytest.raises(OutOfMemoryError) as raised:
+            check_memory(SHAPE, TRAIN, CPU, shape_is_free=False)
+        B, k = re.findall(r"--batch-size (\d+) --accumulation-steps (\d+)", str(raised.value))[0]
+        assert int(B) * int(k) == 16
+        check_memory(SHAPE, dataclasses.replace(TRAIN, batch_size=int(B)), CPU)
+        assert "--context-length" in str(raised.value) and "--d-model" not in str(raised.value)
+        free(20 << 20)
+        with pytest.raises(OutOfMemoryError, match="free: take a smaller --d-model") as raised:
+            check_memory(SHAPE, TRAIN, CPU)
+        assert "--batch-size" not in str(raised.value)
+
+    def test_shorter_sequences_take_less(self):
+        short = estimate(sequence_length=32)
+        assert short < 0.6 * estimate()
+        assert short == pytest.approx(estimate(context_length=32), rel=0.01)
 
     def test_unknown_or_other_memory_is_not_judged(self, free):
         free(None)

@@ -46,9 +46,10 @@ def inspect_batch(options: InspectBatchOptions) -> None:
     """Prints the sequences of a batch."""
     from myllm import api
     from myllm.system.terminal import say
+    from myllm.train.sequences import sequence_length
 
     run = api.load(options.run, options.runs_dir)
-    T = run.config.model.context_length
+    T = sequence_length(run.config.model, run.config.train)
     for i, (start, text) in enumerate(run.batch(options.step)):
         say(f"--- sequence {i}: tokens {start:,} to {start + T:,}", text)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import json
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -184,14 +185,18 @@ def id_dtype(tokenizer: Tokenizer) -> np.dtype[Any]:
     return np.dtype("<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4")
 
 
-def fitting_context(token_file: TokenFile, context_length: int) -> int:
-    """The context length, or for a short text one that its ranges hold twice; announced."""
-    longest = max(end - start for start, end in token_file.train_ranges)
-    fitting = max(8, longest // 2)
-    if context_length <= fitting:
-        return context_length
+def longest_sequence(ranges: Sequence[Range]) -> int:
+    """The tokens of the longest sequences that a range of the text holds twice."""
+    return max(8, max(end - start for start, end in ranges) // 2)
+
+
+def fitting_context(token_file: TokenFile, length: int, what: str = "the context is") -> int:
+    """The length, or for a short text one that its ranges hold twice; announced."""
+    fitting = longest_sequence(token_file.train_ranges)
+    if length <= fitting:
+        return length
     log.warning(
-        "the text is short (%d tokens): the context is %d tokens, not %d",
-        token_file.n_tokens, fitting, context_length,
+        "the text is short (%d tokens): %s %d tokens, not %d",
+        token_file.n_tokens, what, fitting, length,
     )  # fmt: skip
     return fitting

@@ -77,6 +77,8 @@ class RotaryPosition(nn.Module):
 
     def reset_parameters(self) -> None:
         """Computes the table of angles: it follows from the configuration alone."""
+        if self.cos.is_meta:  # without content, and arithmetic there takes 2 s to import
+            return
         frequency = self._frequency()
         if self.config.rope_factor != 1.0:
             frequency = frequency / self.slowing()

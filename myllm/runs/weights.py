@@ -10,6 +10,7 @@ from myllm.errors import CheckpointError, InputError
 from myllm.model.gpt import GPTModel, RotaryPosition
 from myllm.runs.checkpoint import CONFIG, TOKENIZER, Checkpoint
 from myllm.runs.folder import RunFolder
+from myllm.system.device import shapes_only
 from myllm.tokenizer import Tokenizer
 
 
@@ -27,7 +28,7 @@ def load_model(
         config, tokenizer = from_toml(folder / CONFIG).model, Tokenizer.load(folder / TOKENIZER)
     except InputError as error:
         raise CheckpointError(f"the checkpoint of step {checkpoint.step}: {error}") from None
-    with torch.device("meta"):  # has shapes and takes no memory, whatever a configuration claims
+    with shapes_only():  # takes no memory, whatever a configuration claims
         model = GPTModel(config)
     _check_shapes(model, checkpoint)
     # The checkpoint's tensors become the model's: memory holds them once. Imported bfloat16

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import re
 import sys
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import torch
+from torch.overrides import TorchFunctionMode
 
 from myllm.config import DTYPE_NAMES
 from myllm.errors import ConfigError, OutOfMemoryError
 from myllm.registry import check_choice
+from myllm.system.machine import available_memory_bytes
 from myllm.system.torch_adapter import memory_ran_out
 
 
@@ -52,6 +56,27 @@ def choose_dtype(device: torch.device, name: str | None = None) -> torch.dtype:
     return torch.float32
 
 
+class _Unfilled(TorchFunctionMode):
+    """Leaves out the drawing of weights."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return args[0] if args else next(iter((kwargs or {}).values()))
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def shapes_only() -> Iterator[None]:
+    """Modules built within have parameters of their shapes that take no memory.
+
+    They are not filled: filling them would import PyTorch's compiler, which takes 2 s.
+    """
+    with torch.device("meta"), _Unfilled():
+        yield
+
+
 def choose_attention(device: torch.device) -> str:
     """The kind of attention that is faster on the device (docs/benchmarks.md has the figures)."""
     return "manual" if device.type == "cpu" else "flash"
@@ -81,6 +106,13 @@ def synchronize(device: torch.device) -> None:
 def host_copies(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The tensors as they are now, in memory of the CPU: training may continue and change them."""
     return {name: t.detach().to("cpu", copy=True).contiguous() for name, t in tensors.items()}
+
+
+def free_memory_bytes(device: torch.device) -> int | None:
+    """What is free of the memory that the device computes in, or None where that is not known."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return available_memory_bytes() if device.type == "cpu" else None
 
 
 def peak_memory_bytes(device: torch.device) -> int:

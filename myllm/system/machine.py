@@ -13,6 +13,8 @@ from pathlib import Path
 
 CGROUP = Path("/sys/fs/cgroup")
 MEMINFO = Path("/proc/meminfo")
+# how threads wait: as every OpenMP knows it; for GCC's, which PyTorch has on Linux; for LLVM's
+WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 
 
 def available_cores() -> int:
@@ -27,13 +29,18 @@ def available_cores() -> int:
 
 
 def use_available_cores() -> None:
-    """Lets PyTorch, which must not be imported yet, start no more threads than there are cores.
+    """Lets PyTorch, which must not be imported yet, start no more threads than there are cores,
+    and wait for each other without keeping them busy.
 
-    With more, they wait for each other at every operation. `OMP_NUM_THREADS` takes precedence.
+    With more, they wait for each other at every operation. By default they turn in circles while
+    they wait; where another program runs beside, that takes away the very core that they wait
+    for, and they wait for longer still. What the user has set takes precedence.
     """
     cores = available_cores()
     if cores < (os.cpu_count() or 1):
         os.environ.setdefault("OMP_NUM_THREADS", str(cores))
+    if not any(name in os.environ for name in WAITING):
+        os.environ["OMP_WAIT_POLICY"] = "passive"
 
 
 def available_memory_bytes() -> int | None:

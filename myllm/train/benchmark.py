@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable
@@ -73,8 +74,18 @@ def benchmark_training_step(
     seq_len: int,
     n_iterations: int = 100,
     config: TrainConfig = TrainConfig(),
+    budget_s: float = math.inf,
 ) -> Timing:
-    """Times whole training steps: forward, loss, backward, update. Changes the weights."""
+    """Times whole training steps: forward, loss, backward, update. Changes the weights.
+
+    Args:
+        model: on the device to measure.
+        batch_size: B.
+        seq_len: T, at most the context length.
+        n_iterations: timed steps, after a tenth as many that warm up.
+        config: optimizer and precision.
+        budget_s: after so many seconds no step is begun, but for a first one that is timed.
+    """
     tokens = _random_tokens(model, batch_size, seq_len)
     batch = Batch(tokens, tokens, torch.ones_like(tokens, dtype=torch.bool))
     device = tokens.device
@@ -89,7 +100,7 @@ def benchmark_training_step(
         optimizer.step()
         model.zero_grad(set_to_none=True)
 
-    seconds = _median_seconds(step, device, n_iterations)
+    seconds = _median_seconds(step, device, n_iterations, budget_s)
     flops = model.estimate_flops_per_token(seq_len)
     return _timing(seconds, batch_size * seq_len, flops, device)
 
@@ -117,11 +128,13 @@ def benchmark_generation(
     return _timing(seconds, batch_size * seq_len, flops, device)
 
 
-def measure_peak_flops(device: torch.device, dtype: torch.dtype, size: int = 0) -> float:
+def measure_peak_flops(
+    device: torch.device, dtype: torch.dtype, size: int = 0, budget_s: float = math.inf
+) -> float:
     """The fastest matrix product of this machine, FLOP/s: what utilisation is a share of."""
     size = size or (8192 if device.type == "cuda" else 1536)
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
-    return 2 * size**3 / _median_seconds(lambda: a @ b, device, 10)
+    return 2 * size**3 / _median_seconds(lambda: a @ b, device, 10, budget_s)
 
 
 def run_benchmark(
@@ -149,13 +162,19 @@ def _random_tokens(model: GPTModel, batch_size: int, seq_len: int) -> torch.Tens
     return torch.randint(model.config.vocab_size, (batch_size, seq_len), device=device)
 
 
-def _median_seconds(work: Callable[[], object], device: torch.device, n_iterations: int) -> float:
-    for _ in range(max(2, n_iterations // 10)):
-        work()
-    times = []
+def _median_seconds(
+    work: Callable[[], object], device: torch.device, n_iterations: int, budget_s: float = math.inf
+) -> float:
+    deadline = time.perf_counter() + budget_s
+    for i in range(max(2, n_iterations // 10)):
+        if not i or time.perf_counter() < deadline:
+            work()
+    times: list[float] = []
     for _ in range(n_iterations):
         synchronize(device)
         start = time.perf_counter()
+        if times and start > deadline:
+            break
         work()
         synchronize(device)
         times.append(time.perf_counter() - start)

@@ -51,6 +51,7 @@ class Validation:
         tokens: np.ndarray,
         ranges: Sequence[tuple[int, int]] | None = None,
         byte_counts: np.ndarray | None = None,
+        sequence_length: int | None = None,
     ) -> None:
         """
         Args:
@@ -58,11 +59,13 @@ class Validation:
             tokens: all ids (n,).
             ranges: the parts to predict; all by default.
             byte_counts: bytes of each token (V,); one by default.
+            sequence_length: see `evaluate`.
         """
         self.tokens = tokens
         self.ranges = [(0, len(tokens))] if ranges is None else list(ranges)
         vocab_size = model.config.vocab_size
         self.byte_counts = np.ones(vocab_size, int) if byte_counts is None else byte_counts
+        self.sequence_length = sequence_length
 
     def measure(
         self, model: GPTModel, batch_size: int, autocast: AbstractContextManager[object]
@@ -75,8 +78,9 @@ class Validation:
         while True:
             try:
                 return evaluate(
-                    model, self.tokens, self.ranges, self.byte_counts, batch_size, autocast
-                )
+                    model, self.tokens, self.ranges, self.byte_counts, batch_size, autocast,
+                    self.sequence_length,
+                )  # fmt: skip
             except RuntimeError as error:
                 if batch_size == 1 or out_of_memory(error, "") is None:
                     raise
@@ -91,6 +95,7 @@ def evaluate(
     byte_counts: np.ndarray,
     batch_size: int = 32,
     autocast: AbstractContextManager[object] | None = None,
+    sequence_length: int | None = None,
 ) -> Evaluation:
     """The loss over every token of the ranges but the first of each, in sequences side by side.
 
@@ -101,16 +106,18 @@ def evaluate(
         byte_counts: bytes of each token (V,), from `Tokenizer.byte_counts`.
         batch_size: sequences at a time.
         autocast: a re-enterable context for mixed precision.
+        sequence_length: T, tokens of a sequence; the model's context by default.
 
     Raises:
         InputError: the ranges hold no token to predict.
     """
     was_training = model.training
     device = model.token_embedding.weight.device
+    length = sequence_length or model.config.context_length
     nats, n_tokens, n_bytes = 0.0, 0, 0
     model.eval()
     try:
-        for batch in _batches(tokens, ranges, model.config.context_length, batch_size):
+        for batch in _batches(tokens, ranges, length, batch_size):
             with autocast or nullcontext():
                 batch_nats, _ = language_loss(model, batch.to(device))
             counted = batch.targets[batch.mask]  # (n,)
@@ -126,11 +133,11 @@ def evaluate(
 
 
 def _batches(
-    tokens: np.ndarray, ranges: Sequence[tuple[int, int]], context_length: int, batch_size: int
+    tokens: np.ndarray, ranges: Sequence[tuple[int, int]], length: int, batch_size: int
 ) -> Iterator[Batch]:
     """Batches of sequences; the last one of a range is padded and masked."""
-    starts = [(s, end) for start, end in ranges for s in range(start, end - 1, context_length)]
-    longest = min(context_length, max((end - s - 1 for s, end in starts), default=1))
+    starts = [(s, end) for start, end in ranges for s in range(start, end - 1, length)]
+    longest = min(length, max((end - s - 1 for s, end in starts), default=1))
     for i in range(0, len(starts), batch_size):
         rows = starts[i : i + batch_size]
         inputs, targets = torch.zeros(2, len(rows), longest, dtype=torch.long)  # (B, T) each

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
@@ -9,11 +12,11 @@ from myllm.config import GPTConfig, TrainConfig
 from myllm.data.dataset import Batch
 from myllm.errors import OutOfMemoryError
 from myllm.model.gpt import GPTModel
-from myllm.system.device import autocast, choose_dtype
-from myllm.system.machine import available_memory_bytes
+from myllm.system.device import autocast, choose_dtype, free_memory_bytes, shapes_only
 from myllm.system.torch_adapter import tensors_without_content
 from myllm.train.loss import language_loss
 from myllm.train.optim import parameter_groups
+from myllm.train.sequences import sequence_length
 
 FLOAT_BYTES = 4
 CPU_SLACK, CPU_LIBRARIES = 1.32, 40 << 20  # fitted: gaps between blocks, what the kernels keep
@@ -38,54 +41,143 @@ def estimate_training_memory(
         device: decides the precision where the configuration leaves it open.
         saving: while a checkpoint is being saved, of which there is a copy, too.
     """
+    with shapes_only():
+        model = GPTModel(model_config)
+    weights = FLOAT_BYTES * model.count_parameters()
+    state, update = _optimizer_bytes(model, config)
+    activations, tables = _activations(model_config, config, choose_dtype(device, config.dtype))
+    held = weights + tables + state + max(activations, weights + update)
+    if saving and device.type == "cpu":
+        held += weights + state
+    return round(CPU_SLACK * held) + CPU_LIBRARIES if device.type == "cpu" else held
+
+
+@lru_cache(maxsize=64)  # a plan asks again and again
+def _activations(
+    model_config: GPTConfig, config: TrainConfig, dtype: torch.dtype
+) -> tuple[int, int]:
+    """What a forward pass keeps, with the gradient of the last tensor; and the model's tables.
+
+    All layers keep the same: two of them tell of any number, in a fraction of the time.
+    """
+    n_layers = model_config.n_layers
+    if n_layers > 2:
+        shallow = [replace(model_config, n_layers=n) for n in (1, 2)]
+        (one, _), (two, tables) = (_activations(c, config, dtype) for c in shallow)
+        return two + (n_layers - 2) * (two - one), tables
     kept: set[torch.UntypedStorage] = set()  # views share one; each is one Python object
 
     def keep(tensor: Tensor) -> Tensor:
         kept.add(tensor.untyped_storage())
         return tensor
 
-    precision = autocast(torch.device("cpu"), choose_dtype(device, config.dtype))
     with tensors_without_content():
         model = GPTModel(model_config)
         model.activation_checkpointing = config.activation_checkpointing
-        shape = (config.batch_size, model_config.context_length)
+        shape = (config.batch_size, sequence_length(model_config, config))
         tokens = torch.zeros(shape, dtype=torch.long)
         own = {t.untyped_storage() for t in (*model.parameters(), *model.buffers())}
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), precision:
-            language_loss(model, Batch(tokens, tokens, torch.ones_like(tokens, dtype=torch.bool)))
+        batch = Batch(tokens, tokens, torch.ones_like(tokens, dtype=torch.bool))
+        watched = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
+        with watched, autocast(torch.device("cpu"), dtype):
+            language_loss(model, batch)
     sizes = [storage.nbytes() for storage in kept - own]
-    activations = sum(sizes) + 2 * max(sizes)  # and the gradient of the last
-    state, update = _optimizer_bytes(model, config)
-    weights = FLOAT_BYTES * model.count_parameters()
-    held = weights + state + max(activations, weights + update)
-    if saving and device.type == "cpu":
-        held += weights + state
-    return round(CPU_SLACK * held) + CPU_LIBRARIES if device.type == "cpu" else held
+    return sum(sizes) + 2 * max(sizes), sum(buffer.nbytes for buffer in model.buffers())
 
 
-def check_memory(model_config: GPTConfig, config: TrainConfig, device: torch.device) -> None:
+def lacking_memory(
+    model_config: GPTConfig, config: TrainConfig, device: torch.device
+) -> tuple[int, int] | None:
+    """The bytes that a run needs and those that are free, if these are too few.
+
+    None, too, where what is free is not known.
+    """
+    free = free_memory_bytes(device)
+    if free is None:
+        return None
+    L, C, V = model_config.n_layers, model_config.d_model, model_config.vocab_size
+    n_tokens = config.batch_size * sequence_length(model_config, config)
+    rough = 16 * (12 * L * C + V) * C + 100 * L * n_tokens * max(C, model_config.ff_size / 3)
+    if model_config.attention == "manual":  # keeps its scores
+        rough += 16 * L * n_tokens * sequence_length(model_config, config) * model_config.n_heads
+    if rough < free / 3:
+        return None  # far from it: spare the second that a close look takes
+    needed = estimate_training_memory(model_config, config, device, saving=True)
+    return (needed, free) if needed > free else None
+
+
+def check_memory(
+    model_config: GPTConfig, config: TrainConfig, device: torch.device, shape_is_free: bool = True
+) -> None:
     """Refuses a run that the machine's memory cannot hold, before the system ends it.
 
     On CPUs only: other devices report by themselves that their memory is full.
 
+    Args:
+        model_config: the shape.
+        config: how it is to be trained.
+        device: where.
+        shape_is_free: whether another shape could be taken; that of a trained model cannot.
+
     Raises:
         OutOfMemoryError: with what is needed, what there is, and what to make smaller.
     """
-    available = available_memory_bytes()
-    if device.type != "cpu" or available is None:
+    lacking = lacking_memory(model_config, config, device) if device.type == "cpu" else None
+    if lacking is None:
         return
-    L, C, V = model_config.n_layers, model_config.d_model, model_config.vocab_size
-    n_tokens = config.batch_size * model_config.context_length
-    if 16 * (12 * L * C + V) * C + 100 * L * n_tokens * C < available / 3:
-        return  # far from it: spare the second that a close look takes
-    needed = estimate_training_memory(model_config, config, device, saving=True)
-    if needed > available:
-        raise OutOfMemoryError(
-            f"training would take about {needed / 2**30:.1f} GiB of memory, "
-            f"{available / 2**30:.1f} GiB are free: halve --batch-size {config.batch_size} and "
-            f"double --accumulation-steps {config.accumulation_steps}, add "
-            "--activation-checkpointing, or take a smaller --d-model or --n-layers"
+    needed, free = (f"{n_bytes / 2**30:.1f} GiB" for n_bytes in lacking)
+    raise OutOfMemoryError(
+        f"training would take about {needed} of memory, {free} are free: "
+        f"{_remedy(model_config, config, device, shape_is_free)}"
+    )
+
+
+def fitting_batch(
+    model_config: GPTConfig, config: TrainConfig, device: torch.device
+) -> TrainConfig:
+    """With micro-batches that fit the memory, and more of them for a step: it learns the same.
+
+    Unchanged where a single sequence does not fit either.
+    """
+    tried = config
+    while lacking_memory(model_config, tried, device) is not None:
+        if tried.batch_size == 1:
+            return config
+        size = tried.batch_size // 2
+        while config.batch_size % size:
+            size -= 1
+        tried = replace(
+            tried,
+            batch_size=size,
+            accumulation_steps=config.accumulation_steps * config.batch_size // size,
         )
+    return tried
+
+
+def _remedy(
+    model_config: GPTConfig, config: TrainConfig, device: torch.device, shape_is_free: bool
+) -> str:
+    """What would help: of each kind only what is enough, or a part of what is."""
+    least = replace(
+        config, batch_size=1, sequence_length=1, activation_checkpointing=True
+    )  # what no batch can be smaller than
+    smaller = "take a smaller --d-model, --n-layers or --vocab-size"
+    if lacking_memory(model_config, least, device):
+        return smaller if shape_is_free else "the model itself is too large for this machine"
+    fitting = fitting_batch(model_config, config, device)
+    parts = []
+    if fitting is not config:
+        parts.append(
+            f"take --batch-size {fitting.batch_size} --accumulation-steps "
+            f"{fitting.accumulation_steps}, which learns the same"
+        )
+    if not config.activation_checkpointing:
+        parts.append("add --activation-checkpointing")
+    T = sequence_length(model_config, config)
+    parts.append(f"take a --context-length below {T}")
+    if shape_is_free:
+        parts.append(smaller)
+    return ", or ".join(parts)
 
 
 def _optimizer_bytes(model: GPTModel, config: TrainConfig) -> tuple[int, int]:

@@ -18,6 +18,7 @@ from myllm.presets import resolve, resumed_from
 from myllm.runs.folder import RunFolder, is_run
 from myllm.system.atomic import discard, listing
 from myllm.train.request import Request
+from myllm.train.sequences import as_sequences
 from myllm.train.session import MOVABLE, Session, build_layers, with_paths
 
 log = logging.getLogger(__name__)
@@ -73,6 +74,8 @@ def _changed(run: RunFolder, asked: dict[str, Any]) -> list[str]:
     """The settings that the run would not have if it had been begun with those of `asked`."""
     saved = run.config
     old = flat_values(saved)
+    if saved.from_run is not None:
+        asked = as_sequences(asked, saved.from_run, saved.model)
     new = flat_values(resolve(base=resumed_from(saved), flags=asked).config)
     same = {*MOVABLE, "data", *_fitted(saved, new)}
     return [f"{n} {old[n]} → {new[n]}" for n in asked if n not in same and new[n] != old[n]]
@@ -80,7 +83,9 @@ def _changed(run: RunFolder, asked: dict[str, Any]) -> list[str]:
 
 def _fitted(saved: RunConfig, new: dict[str, Any]) -> list[str]:
     """The settings that a run itself has fitted to its text and its memory."""
-    names = [n for n in ("context_length", "vocab_size") if getattr(saved.model, n) <= new[n]]
+    fits = {"context_length", "vocab_size", "sequence_length"}
+    old = flat_values(saved)
+    names = [n for n in fits if None not in (old[n], new[n]) and old[n] <= new[n]]
     names += [] if new["vocab_size"] else ["vocab_size"]  # 0: chosen from the text's length
     sequences = saved.train.batch_size * saved.train.accumulation_steps
     if sequences == new["batch_size"] * new["accumulation_steps"]:

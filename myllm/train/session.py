@@ -30,20 +30,20 @@ from myllm.data.corpora import download_corpus, python_docs
 from myllm.data.dataset import TextDataset
 from myllm.data.prepare import prepare
 from myllm.data.sources import text_name
-from myllm.data.token_file import TokenFile, fitting_context
+from myllm.data.token_file import TokenFile
 from myllm.errors import ConfigError
 from myllm.model.gpt import ATTENTIONS, GPTModel
-from myllm.presets import GIVEN, Resolved, begun_from, resolve, resumed_from
+from myllm.presets import Resolved, begun_from, resolve, resumed_from
 from myllm.runs.checkpoint import CONFIG
 from myllm.runs.folder import RunFolder, find_run
 from myllm.runs.weights import load_weights
 from myllm.system.atomic import TEMPORARY, make_folders, write_errors
 from myllm.system.device import choose_attention, choose_device
 from myllm.tokenizer import TOKENIZERS
-from myllm.train.memory import check_memory
+from myllm.train.memory import check_memory, fitting_batch
 from myllm.train.optim import OPTIMIZERS
 from myllm.train.own_text import check_known, own_text
-from myllm.train.planner import PLANNED, plan_run
+from myllm.train.planner import plan_run, planned_names
 from myllm.train.request import (
     Request,
     check_begun,
@@ -52,6 +52,7 @@ from myllm.train.request import (
     check_resumed,
 )
 from myllm.train.schedules import SCHEDULES, learning_rate_factor
+from myllm.train.sequences import as_sequences, check_sequences, fitted, sequence_length
 from myllm.train.trainer import Trainer
 
 log = logging.getLogger(__name__)
@@ -97,7 +98,9 @@ def build_layers(request: Request) -> dict[str, Any]:
         layers["base"] = resumed_from(saved)
     elif named.get("from_run") is not None:
         begun = find_run(request.runs_dir, named["from_run"])
-        check_begun(begun, named)
+        for layer in ("file", "flags"):
+            layers[layer] = as_sequences(layers[layer], begun.name, begun.config.model)
+        check_begun(begun, {**layers["file"], **layers["flags"]})
         layers["base"] = begun_from(begun.config)
     elif named.get("size") is None:  # what this machine trains in minutes
         with_gpu = choose_device(named.get("device")).type == "cuda"
@@ -125,8 +128,8 @@ def settings(request: Request) -> Resolved:
     if config.train.minutes is None:
         return resolved
     if config.text.data is not None or not config.text.paths:
-        free = [name for name in PLANNED if resolved.sources[name] not in GIVEN]
-        return Resolved(config, {**resolved.sources, **dict.fromkeys(free, "plan")})
+        free = dict.fromkeys(planned_names(resolved), "plan")
+        return Resolved(config, {**resolved.sources, **free})
     begun = _begun(request, config)
     token_file = _prepared(config, begun)
     plan = _plan(resolved, _adapted(config, token_file, begun), token_file, request.began)
@@ -134,7 +137,10 @@ def settings(request: Request) -> Resolved:
 
 
 def check_names(config: RunConfig) -> None:
-    """Raises `ConfigError` if a part that the configuration names is not there."""
+    """Raises `ConfigError` if a part that the configuration names is not there, or sequences are
+    longer than the model looks back."""
+    if config.train.minutes is None:  # else the model is not known yet
+        check_sequences(config)
     choose_device(config.train.device)
     ATTENTIONS[config.model.attention or "flash"]
     OPTIMIZERS[config.train.optimizer]
@@ -199,9 +205,14 @@ def start(request: Request) -> Session:
     check_prepared(resolved, token_file)
     if begun is not None:
         check_known(begun.name, token_file.tokenizer, token_file.tokens())
-    plan = _plan(resolved, _adapted(config, token_file, begun), token_file, request.began)
-    config = _adapted(resolve(**layers, plan=plan).config, token_file, begun)
-    config = _fitted(config, _as_files(text, token_file), token_file, begun)
+    config = _adapted(config, token_file, begun)
+    plan = _plan(resolved, config, token_file, request.began)
+    planned = resolve(**layers, plan=plan)
+    config = _adapted(planned.config, token_file, begun)
+    config = dataclasses.replace(config, text=_as_files(text, token_file))
+    config = fitted(config, token_file).validate()
+    if begun is not None and not planned.chosen("batch_size"):
+        config = _with_fitting_batch(config)
     trainer = _build_trainer(config, token_file)
     if begun is not None:
         _begin_with(begun, trainer)
@@ -245,15 +256,16 @@ def _as_files(text: DataConfig, token_file: TokenFile) -> DataConfig:
     return dataclasses.replace(text, paths=paths, data=None)
 
 
-def _fitted(
-    config: RunConfig, text: DataConfig, token_file: TokenFile, begun: RunFolder | None
-) -> RunConfig:
-    """With a context that the text can fill; learned positions of a trained model are fixed."""
-    context = config.model.context_length
-    if begun is None or config.model.position == "rotary":
-        context = fitting_context(token_file, context)
-    model = dataclasses.replace(config.model, context_length=context)
-    return dataclasses.replace(config, model=model, text=text).validate()
+def _with_fitting_batch(config: RunConfig) -> RunConfig:
+    """A trained model is as large as it is: the micro-batches are what can be made to fit."""
+    device = choose_device(config.train.device)
+    train = fitting_batch(config.model, config.train, device)
+    if train is not config.train:
+        log.info(
+            "to fit the memory: --batch-size %d --accumulation-steps %d, which learns the same",
+            train.batch_size, train.accumulation_steps,
+        )  # fmt: skip
+    return dataclasses.replace(config, train=train)
 
 
 def _begin_with(run: RunFolder, trainer: Trainer) -> None:
@@ -262,11 +274,14 @@ def _begin_with(run: RunFolder, trainer: Trainer) -> None:
     log.info("begun with the model of %s: validation loss %.4f on this text", run.name, loss)
 
 
-def _build_trainer(config: RunConfig, token_file: TokenFile) -> Trainer:
-    check_memory(config.model, config.train, choose_device(config.train.device))
+def _build_trainer(config: RunConfig, token_file: TokenFile, resumed: bool = False) -> Trainer:
+    check_sequences(config)
+    device, is_new = choose_device(config.train.device), config.from_run is None and not resumed
+    check_memory(config.model, config.train, device, shape_is_free=is_new)
     torch.manual_seed(config.train.seed)
     model = GPTModel(config.model)
-    tokens, T, seed = token_file.tokens(), config.model.context_length, config.train.seed
+    tokens, seed = token_file.tokens(), config.train.seed
+    T = sequence_length(config.model, config.train)
     batch_size = config.train.batch_size * config.train.accumulation_steps
     return Trainer(
         model,
@@ -300,7 +315,7 @@ def resume(request: Request) -> Session:
     saved = run.config if newest is None else from_toml(run.checkpoints.folder(newest) / CONFIG)
     _check_unchanged(run, saved, config)
     token_file = own_text(run, config, run.tokenizer)
-    trainer = _build_trainer(config, token_file)
+    trainer = _build_trainer(config, token_file, resumed=True)
     if config.from_run and not run.checkpoints.steps():
         _begin_with(find_run(request.runs_dir, config.from_run), trainer)
     trainer.attach(run)
@@ -322,9 +337,11 @@ def _check_unchanged(run: RunFolder, saved: RunConfig, config: RunConfig) -> Non
     changed = [name for name in FIXED if new[name] != old[name]]
     if changed:
         what = ", ".join(f"{name} {old[name]} → {new[name]}" for name in changed)
+        hint = " (--sequence-length sets that of the training sequences)"
         raise ConfigError(
-            f"cannot resume {run.name} with another model or tokenizer: {what}; leave these "
-            "settings out, or start a new run"
+            f"cannot resume {run.name} with another model or tokenizer: {what}"
+            f"{hint if 'context_length' in changed else ''}; leave these settings out, or start a "
+            "new run"
         )
     for name, value in new.items():
         if value != old[name] and name not in MOVABLE:

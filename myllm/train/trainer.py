@@ -93,7 +93,8 @@ class Trainer:
         self._decide_on_compiling()
         self.validation: Validation | None = None
         if val_tokens is not None:
-            self.validation = Validation(model, val_tokens, val_ranges, byte_counts)
+            T = train_data.context_length
+            self.validation = Validation(model, val_tokens, val_ranges, byte_counts, T)
         self.observer = observer or Observer()
         self.fingerprint = fingerprint or {}
         self.train_step = TrainStep(self.model, self.config, self.device, self.dtype, loss)
@@ -106,7 +107,8 @@ class Trainer:
         """Once: a resumed run does as it did before."""
         config = self.config
         if config.compile is None:
-            flops = self.model.estimate_flops_per_token() * self._tokens_per_step
+            per_token = self.model.estimate_flops_per_token(self.train_data.context_length)
+            flops = per_token * self._tokens_per_step
             pays = compiling_pays(self.device, flops * config.max_steps)
             self.config = replace(config, compile=pays)
 
