@@ -10,8 +10,8 @@ from cli_place import assert_refused, words
 
 from myllm.cli import main
 from myllm.config import with_values
-from myllm.presets import default_config
 from myllm.model import GPTModel
+from myllm.presets import default_config
 from myllm.runs.checkpoint import Checkpoint
 from myllm.runs.folder import RunFolder
 from myllm.runs.weights import load_model, model_tensors
