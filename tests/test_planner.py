@@ -95,7 +95,7 @@ class TestPlan:
     @staticmethod
     def fitted(n_train=10**6, **flags):
         flags = {"device": "cpu", "vocab_size": 65, "optimizer": "adamw", **flags}
-        val = (n_train, n_train + n_train // 9)
+        val = (n_train, n_train + min(n_train // 9, 250_000))
         plan = plan_run(resolve(flags=flags), [(0, n_train)], [val], spent_s=2.0)
         assert set(plan) <= set(PLANNED)
         assert not set(plan) & set(flags)
@@ -132,7 +132,7 @@ class TestPlan:
     def test_every_text_and_time(self, machine, n_train):
         """A valid plan that ends in time; a short text ends it earlier, after some steps."""
         for minutes in (0.1, 1.0, 60.0, 600.0):
-            config = self.fitted(minutes=minutes, n_train=n_train)
+            config = self.fitted(minutes=minutes, n_train=n_train, compile=False)
             train, T = config.train, config.model.context_length
             work = pace.step_work(config)
             assert LEAST_STEPS <= train.max_steps and T <= max(8, n_train // 2)
@@ -195,7 +195,7 @@ class TestBegun:
             "base": begun_from(old),
             "flags": {"minutes": minutes, "from_run": "old", "device": "cpu", **flags},
         }
-        val = (n_train, n_train + n_train // 9)
+        val = (n_train, n_train + min(n_train // 9, 250_000))
         plan = plan_run(resolve(**layers), [(0, n_train)], [val], spent_s=2.0)
         assert set(plan) <= set(PLANNED_BEGUN)
         new = resolve(**layers, plan=plan).config
@@ -241,6 +241,15 @@ class TestCommandLine:
         assert main(["train", "--resume", "a", "--max-steps", "14", "--quiet"]) == 0
         resumed = RunFolder(tmp_path / "checkpoints" / "a").config
         assert resumed.model == config.model and resumed.train.max_steps == 14
+
+    def test_a_short_text_gets_a_small_model(self, tmp_path, longer_text, monkeypatch, capsys):
+        """2,000 characters, an hour: no billions of parameters."""
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "a.txt").write_text(longer_text[:2000], encoding="utf-8")
+        assert main(["train", "a.txt", "--minutes", "60", "--show-settings"]) == 0
+        rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+        found = {row[0]: row[1] for row in rows}
+        assert found["d_model"] == "64" and int(found["max_steps"]) <= 300
 
     def test_size_and_minutes_contradict(self, tmp_path, longer_text, monkeypatch, capsys):
         monkeypatch.chdir(tmp_path)
