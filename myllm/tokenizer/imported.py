@@ -16,7 +16,7 @@ from myllm.tokenizer.base import (
     Tokenizer,
 )
 
-MAX_BYTES = 1 << 26  # of a tokenizer.json; the largest known are half of that
+MAX_BYTES = 1 << 30  # of a tokenizer.json; a vocabulary of millions, exported here, has less
 ENDS = (END_OF_TEXT, "<|im_end|>", "<|end_of_text|>", "</s>", "<eos>")  # names of end of text
 SPACE = "\N{LOWER ONE EIGHTH BLOCK}"  # what SentencePiece writes for a space
 

@@ -51,7 +51,8 @@ def test_a_signal_ends_preparing(here, run, monkeypatch, quiet_terminal, endless
 
 def test_no_text_is_read_after_a_signal(here, run, monkeypatch, quiet_terminal):
     """The thread that learns finds its texts at an end."""
-    found, done = [], threading.Event()
+    found: list[str] = []
+    done = threading.Event()
 
     def train(self, texts):
         os.kill(os.getpid(), signal.SIGINT)
@@ -99,7 +100,8 @@ class TestProgress:
         """Each is announced; encoding tells how far it is."""
         from contextlib import contextmanager
 
-        told, amounts = [], []
+        told: list[str] = []
+        amounts: list[int] = []
 
         @contextmanager
         def watcher(what, total):
@@ -118,7 +120,7 @@ class TestProgress:
     def test_a_watcher_is_there_for_its_block(self):
         from contextlib import nullcontext
 
-        told = []
+        told: list[int] = []
         with watched_by(lambda what, total: nullcontext(told.append)):
             with stage("one") as advance:
                 advance(1)
