@@ -12,6 +12,8 @@ from myllm.config import VAL_SPLITS, DataConfig
 from myllm.data.prepare import prepare
 from myllm.data.token_file import MIN_TOKENS, fitting_context, open_token_file, split_ranges
 from myllm.errors import InputError
+from myllm.system import atomic
+from myllm.system.atomic import _sealed_text
 from myllm.tokenizer import CharTokenizer
 
 
@@ -150,3 +152,34 @@ class TestDamage:
         with pytest.raises(InputError, match=made.folder.name):
             prepare(DataConfig((str(made.folder),)), 0)
         assert sorted(path.name for path in made.folder.iterdir()) == before
+
+
+class TestSources:
+    def test_a_folder_of_an_older_version_is_read(self, folder):
+        """Until format 2 the sidecar had the sources; nothing is made again for that."""
+        made = char_prepare(write("a.txt", words(5000)))
+        (made.folder / "sources.jsonl").unlink()
+        content = json.loads((made.folder / "tokens.json").read_text(encoding="utf-8"))
+        del content["sha256"], content["files"]["sources.jsonl"]
+        content |= {"format": 2, "sources": [{"path": "a.txt", "size_bytes": 1, "sha256": "…"}]}
+        text = _sealed_text(content)
+        (made.folder / "tokens.json").write_text(text, encoding="utf-8")
+        assert open_token_file(made.folder).source_paths() == ["a.txt"]
+        before = (made.folder / "tokens.npy").stat().st_mtime_ns
+        assert char_prepare("a.txt").folder == made.folder
+        assert (made.folder / "tokens.npy").stat().st_mtime_ns == before
+
+    def test_many_names_are_not_beyond_a_limit(self, folder, monkeypatch):
+        """What is read as a whole does not grow with the number of files."""
+        for i in range(300):
+            write(f"corpus/a name that takes its room, of file number {i:03}.txt", words(40))
+        monkeypatch.setattr(atomic, "SMALL_FILE_BYTES", 4000)
+        made = char_prepare("corpus")
+        assert char_prepare("corpus").folder == made.folder
+        assert len(made.source_paths()) == 300
+
+    def test_a_damaged_list_is_said(self, folder):
+        made = char_prepare(write("a.txt", words(5000)))
+        (made.folder / "sources.jsonl").write_text("{}", encoding="utf-8")
+        with pytest.raises(InputError, match="sources.jsonl.*prepare it again"):
+            made.source_paths()

@@ -47,19 +47,25 @@ def encode_sources(
     Raises:
         InputError: a text cannot be read.
     """
-    parts: list[Piece] = []
-    held = 0
     with stage("encoding", sum(source.size_bytes for source in sources)) as advance:
-        for part in _parts(sources, config):
-            n_bytes = _n_bytes(part[0])
-            if parts and held + n_bytes > BATCH_BYTES:
-                yield _encoded(parts, held, tokenizer)
-                advance(held)
-                parts, held = [], 0
-            parts.append(part)
-            held += n_bytes
-        if parts:
-            yield _encoded(parts, held, tokenizer)
+        for parts in _batches(_parts(sources, config)):
+            batch = _encoded(parts, tokenizer)
+            advance(batch.n_bytes)
+            yield batch
+
+
+def _batches(parts: Iterator[Piece]) -> Iterator[list[Piece]]:
+    batch: list[Piece] = []
+    held = 0
+    for part in parts:
+        n_bytes = _n_bytes(part[0])
+        if batch and held + n_bytes > BATCH_BYTES:
+            yield batch
+            batch, held = [], 0
+        batch.append(part)
+        held += n_bytes
+    if batch:
+        yield batch
 
 
 def small_texts(texts: Iterable[str]) -> Iterator[str]:
@@ -98,12 +104,13 @@ def _halved(text: str) -> list[str]:
     return [text[:cut], text[cut:]] if cut < len(text) else [text]
 
 
-def _encoded(parts: list[Piece], n_bytes: int, tokenizer: Tokenizer) -> EncodedBatch:
+def _encoded(parts: list[Piece], tokenizer: Tokenizer) -> EncodedBatch:
     end = np.array([tokenizer.eos_token_id], np.uint32)
     texts = [text for text, _ in parts]
     found = patiently(lambda: tokenizer.encode_batch(texts))
     ids = [array for one, (_, e) in zip(found, parts) for array in ((one, end) if e else (one,))]
-    return EncodedBatch(ids, sum(map(len, texts)), n_bytes, sum(e for _, e in parts))
+    n_bytes, n_documents = sum(map(_n_bytes, texts)), sum(ends for _, ends in parts)
+    return EncodedBatch(ids, sum(map(len, texts)), n_bytes, n_documents)
 
 
 def _n_bytes(text: str) -> int:

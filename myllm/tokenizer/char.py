@@ -88,7 +88,7 @@ class CharTokenizer(Tokenizer):
         return self.id_to_char[id].encode("utf-8", "surrogatepass")
 
     def count_unknown(self, ids: np.ndarray) -> int:
-        return int((np.asarray(ids) == 0).sum())
+        return len(ids) - int(np.count_nonzero(ids))  # makes no array of that length
 
     @property
     def vocab_size(self) -> int:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import torch
@@ -136,10 +137,9 @@ def _batches(
     tokens: np.ndarray, ranges: Sequence[tuple[int, int]], length: int, batch_size: int
 ) -> Iterator[Batch]:
     """Batches of sequences; the last one of a range is padded and masked."""
-    starts = [(s, end) for start, end in ranges for s in range(start, end - 1, length)]
-    longest = min(length, max((end - s - 1 for s, end in starts), default=1))
-    for i in range(0, len(starts), batch_size):
-        rows = starts[i : i + batch_size]
+    starts = ((s, end) for start, end in ranges for s in range(start, end - 1, length))
+    longest = min(length, max((end - start - 1 for start, end in ranges), default=1))
+    while rows := list(islice(starts, batch_size)):
         inputs, targets = torch.zeros(2, len(rows), longest, dtype=torch.long)  # (B, T) each
         mask = torch.zeros(len(rows), longest, dtype=torch.bool)
         for row, (s, end) in enumerate(rows):
