@@ -4,6 +4,7 @@ import io
 import json
 import sys
 import tracemalloc
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -189,7 +190,7 @@ class TestTextField:
     @pytest.mark.parametrize("name", ["text_field", "separator"])
     def test_empty_is_refused(self, name):
         with pytest.raises(InputError, match=name):
-            DataConfig(**{name: ""}).validate()
+            replace(DataConfig(), **{name: ""}).validate()
 
 
 class TestMemory:
