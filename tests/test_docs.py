@@ -163,7 +163,7 @@ class TestREADME:
         lines = [
             line
             for line in text.splitlines()
-            if not re.match(r"(pytest|black|isort|fl|python|lm-eval)", line)
+            if not re.match(r"(pytest|black|isort|fl|python|lm-eval|#SBATCH)", line)
         ]
         named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", "\n".join(lines)))
         assert named - known - OTHERS == set()
