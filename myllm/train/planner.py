@@ -124,8 +124,7 @@ def plan_run(
     val_ranges: Sequence[tuple[int, int]],
     spent_s: float = 0.0,
 ) -> dict[str, Any]:
-    """The values with which a run ends `minutes` after the program began, or earlier: the layer
-    `plan`.
+    """The layer `plan`: with it a run ends `minutes` after the program began, or earlier.
 
     The shape follows from the machine's speed by `recipe`; then some of its steps are timed, to
     count those that fit. What is found stands in the run's configuration.
@@ -151,7 +150,8 @@ def plan_run(
     shape, pace = _measured_shape(settings, left_s, train_ranges, spent_s)
     planned = with_values(settings.config, shape)
     step_tokens = _step_tokens(planned)
-    n_evaluations, left_s = _evaluations(left_s, pace.step_s / 3 * n_val / step_tokens)
+    evaluation_s = pace.step_s / 3 * n_val / step_tokens
+    n_evaluations, left_s = _evaluations(left_s, evaluation_s, planned.from_run is not None)
     left_s -= time.monotonic() - began
     max_steps = _steps_that_fit(planned.train, left_s, pace)
     if max_steps < LEAST_STEPS:
@@ -160,11 +160,8 @@ def plan_run(
         return shape
     longest = max(SHORTEST_RUN, int(MAX_EPOCHS * n_train / step_tokens))
     if longest < max_steps:
-        log.info(
-            "the text is short: seen %.0f times the run ends earlier",
-            longest * step_tokens / n_train,
-        )
-        max_steps = longest
+        times, max_steps = longest * step_tokens / n_train, longest
+        log.info("the text is short: seen %.0f times the run ends earlier", times)
     steps = {
         "max_steps": max_steps,
         "warmup_steps": max_steps // 20,
@@ -290,11 +287,14 @@ def _fitting_batch(settings: Resolved, config: RunConfig, device: torch.device) 
     return {"batch_size": train.batch_size, "accumulation_steps": train.accumulation_steps}
 
 
-def _evaluations(left_s: float, evaluation_s: float) -> tuple[int, float]:
-    """How many evaluations to make, and the seconds that they leave."""
+def _evaluations(left_s: float, evaluation_s: float, is_begun: bool) -> tuple[int, float]:
+    """How many evaluations to make, and the seconds that they leave.
+
+    A trained model is measured before its first step, too.
+    """
     fitting = int(EVALUATION_SHARE * left_s / evaluation_s)
     n_evaluations = min(MAX_EVALUATIONS, max(1, fitting))
-    return n_evaluations, left_s - n_evaluations * evaluation_s
+    return n_evaluations, left_s - (n_evaluations + is_begun) * evaluation_s
 
 
 def _steps_that_fit(train: TrainConfig, left_s: float, pace: Pace) -> int:
