@@ -155,7 +155,7 @@ def plan_run(
     left_s -= time.monotonic() - began
     max_steps = _steps_that_fit(planned.train, left_s, pace)
     if max_steps < LEAST_STEPS:
-        raise _too_short(settings, spent_s, pace.step_s, max_steps)
+        raise _too_short(settings, spent_s, pace.step_s, max_steps, evaluation_s)
     if settings.sources["max_steps"] in GIVEN:
         return shape
     longest = max(SHORTEST_RUN, int(MAX_EPOCHS * n_train / step_tokens))
@@ -191,10 +191,16 @@ def _free(settings: Resolved, values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _too_short(
-    settings: Resolved, spent_s: float, step_s: float | None = None, n_steps: float = 0
+    settings: Resolved,
+    spent_s: float,
+    step_s: float | None = None,
+    n_steps: float = 0,
+    evaluation_s: float = 0,
 ) -> ConfigError:
     """The error of a time in which nothing is learned, with what would help."""
-    a_step = "" if step_s is None else f"a step takes about {step_s:.2g} s here and "
+    a_step = "" if step_s is None else f"a step takes about {step_s:.2g} s here, "
+    if evaluation_s:
+        a_step += f"an evaluation {evaluation_s:.2g} s, "
     smaller = ["d_model", "n_layers", "context_length", "sequence_length", "batch_size"]
     flags = [f"--{name.replace('_', '-')}" for name in smaller if settings.chosen(name)]
     if settings.config.from_run is not None and "--context-length" not in flags:
