@@ -124,8 +124,7 @@ def plan_run(
     val_ranges: Sequence[tuple[int, int]],
     spent_s: float = 0.0,
 ) -> dict[str, Any]:
-    """The values with which a run ends `minutes` after the program began, or earlier: the layer
-    `plan`.
+    """The layer `plan`: with it a run ends `minutes` after the program began, or earlier.
 
     The shape follows from the machine's speed by `recipe`; then some of its steps are timed, to
     count those that fit. What is found stands in the run's configuration.
@@ -151,20 +150,18 @@ def plan_run(
     shape, pace = _measured_shape(settings, left_s, train_ranges, spent_s)
     planned = with_values(settings.config, shape)
     step_tokens = _step_tokens(planned)
-    n_evaluations, left_s = _evaluations(left_s, pace.step_s / 3 * n_val / step_tokens)
+    evaluation_s = pace.step_s / 3 * n_val / step_tokens
+    n_evaluations, left_s = _evaluations(left_s, evaluation_s, planned.from_run is not None)
     left_s -= time.monotonic() - began
     max_steps = _steps_that_fit(planned.train, left_s, pace)
     if max_steps < LEAST_STEPS:
-        raise _too_short(settings, spent_s, pace.step_s, max_steps)
+        raise _too_short(settings, spent_s, pace.step_s, max_steps, evaluation_s)
     if settings.sources["max_steps"] in GIVEN:
         return shape
     longest = max(SHORTEST_RUN, int(MAX_EPOCHS * n_train / step_tokens))
     if longest < max_steps:
-        log.info(
-            "the text is short: seen %.0f times the run ends earlier",
-            longest * step_tokens / n_train,
-        )
-        max_steps = longest
+        times, max_steps = longest * step_tokens / n_train, longest
+        log.info("the text is short: seen %.0f times the run ends earlier", times)
     steps = {
         "max_steps": max_steps,
         "warmup_steps": max_steps // 20,
@@ -194,10 +191,16 @@ def _free(settings: Resolved, values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _too_short(
-    settings: Resolved, spent_s: float, step_s: float | None = None, n_steps: float = 0
+    settings: Resolved,
+    spent_s: float,
+    step_s: float | None = None,
+    n_steps: float = 0,
+    evaluation_s: float = 0,
 ) -> ConfigError:
     """The error of a time in which nothing is learned, with what would help."""
-    a_step = "" if step_s is None else f"a step takes about {step_s:.2g} s here and "
+    a_step = "" if step_s is None else f"a step takes about {step_s:.2g} s here, "
+    if evaluation_s:
+        a_step += f"an evaluation {evaluation_s:.2g} s, "
     smaller = ["d_model", "n_layers", "context_length", "sequence_length", "batch_size"]
     flags = [f"--{name.replace('_', '-')}" for name in smaller if settings.chosen(name)]
     if settings.config.from_run is not None and "--context-length" not in flags:
@@ -290,11 +293,14 @@ def _fitting_batch(settings: Resolved, config: RunConfig, device: torch.device) 
     return {"batch_size": train.batch_size, "accumulation_steps": train.accumulation_steps}
 
 
-def _evaluations(left_s: float, evaluation_s: float) -> tuple[int, float]:
-    """How many evaluations to make, and the seconds that they leave."""
+def _evaluations(left_s: float, evaluation_s: float, is_begun: bool) -> tuple[int, float]:
+    """How many evaluations to make, and the seconds that they leave.
+
+    A trained model is measured before its first step, too.
+    """
     fitting = int(EVALUATION_SHARE * left_s / evaluation_s)
     n_evaluations = min(MAX_EVALUATIONS, max(1, fitting))
-    return n_evaluations, left_s - n_evaluations * evaluation_s
+    return n_evaluations, left_s - (n_evaluations + is_begun) * evaluation_s
 
 
 def _steps_that_fit(train: TrainConfig, left_s: float, pace: Pace) -> int:
