@@ -192,12 +192,12 @@ def find_run(runs_dir: Path, name: str | None = None) -> RunFolder:
         for path in (runs_dir / name, Path(name)):
             if _is_run(path):
                 return RunFolder(path)
-        here = ", ".join(sorted(p.name for p in runs_dir.glob("*") if _is_run(p))[:10])
+        here = ", ".join(sorted(p.name for p in _found(runs_dir, "*") if _is_run(p))[:10])
         raise InputError(
             f"no run {shortened(name)!r} in {runs_dir}" + (f"; there are: {here}" if here else "")
         )
     latest: dict[Path, int] = {}
-    for path in runs_dir.glob(f"*/step-*/{MANIFEST}"):
+    for path in _found(runs_dir, f"*/step-*/{MANIFEST}"):
         run = path.parent.parent
         latest[run] = max(latest.get(run, 0), path.stat().st_mtime_ns)
     if not latest:
@@ -205,6 +205,14 @@ def find_run(runs_dir: Path, name: str | None = None) -> RunFolder:
             f"there is no trained model in {runs_dir} yet: make one with myllm train FILE"
         )
     return RunFolder(max(latest, key=lambda run: latest[run]))
+
+
+def _found(runs_dir: Path, pattern: str) -> list[Path]:
+    try:
+        return list(runs_dir.glob(pattern))
+    except OSError as error:  # a name that no folder can have, or one that may not be read
+        where = shortened(str(runs_dir))
+        raise InputError(f"cannot look for runs in {where}: {error.strerror}") from None
 
 
 def _is_run(path: Path) -> bool:
