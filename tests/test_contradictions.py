@@ -54,6 +54,13 @@ def test_a_prepared_text_is_not_read_in_another_way(place, run):
     assert run("train", "made", "--val-split", "end", "--tokenizer", "bpe", *TINY).code == 0
 
 
+def test_prepare_a_corpus_by_name(place, run, monkeypatch):
+    """--data is no flag of train alone."""
+    monkeypatch.setattr("myllm.api.download_corpus", lambda name, folder: Path("story.txt"))
+    assert run("prepare", "--data", "shakespeare", "--out", "corpus").code == 0
+    assert Path("corpus/tokens.npy").is_file()
+
+
 def test_settings_that_say_the_same_again(place, run):
     """A run's own config.toml names everything, and contradicts nothing."""
     Path("own.toml").write_bytes(Path("checkpoints/story/config.toml").read_bytes())

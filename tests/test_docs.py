@@ -218,6 +218,7 @@ class TestDevelopment:
         monkeypatch.setitem(ATTENTIONS, "mine", FlashAttention)
         monkeypatch.setitem(SCHEDULES, "mine", lambda progress: 1.0)
         chosen = ["--tokenizer", "mine", "--attention", "mine", "--schedule", "mine"]
+        chosen += ["--vocab-size", "0"]
         assert main(["train", "novel.txt", "--quiet", *SMALLER["train"], *chosen]) == 0
 
 

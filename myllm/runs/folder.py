@@ -37,7 +37,6 @@ from myllm.system.atomic import (
     discard_unfinished,
     disk,
     finished_folder,
-    is_clutter,
     listing,
     make_folders,
     read_errors,
@@ -210,14 +209,10 @@ def find_run(runs_dir: Path, name: str | None = None) -> RunFolder:
         raise InputError(
             f"no run {shortened(name)!r} in {runs_dir}" + (f"; there are: {here}" if here else "")
         )
-    if runs_dir.is_dir():
-        listing(runs_dir)  # what may not be read looks empty to `glob`
     latest: dict[Path, int] = {}
-    for path in runs_dir.glob(f"*/step-*/{MANIFEST}"):
-        run = path.parent.parent
-        if is_clutter(run.name):
-            continue
-        latest[run] = max(latest.get(run, 0), path.stat().st_mtime_ns)
+    for run in _folders(runs_dir):
+        for path in run.glob(f"step-*/{MANIFEST}"):
+            latest[run] = max(latest.get(run, 0), path.stat().st_mtime_ns)
     if not latest:
         raise InputError(
             f"there is no trained model in {runs_dir} yet: make one with myllm train FILE"
@@ -232,10 +227,24 @@ def all_runs(runs_dir: Path) -> list[RunFolder]:
         AccessError: the folder may not be read.
     """
     found: list[RunFolder] = []
-    for path in listing(runs_dir) if runs_dir.is_dir() else []:
+    for path in _folders(runs_dir):
         with contextlib.suppress(InputError, AccessError):  # another kind of folder
             found.append(RunFolder(path))
     return found
+
+
+def _folders(runs_dir: Path) -> list[Path]:
+    """What may be runs, by name; nothing where there is no such folder.
+
+    Raises:
+        InputError: no folder can have this name.
+        AccessError: it may not be read.
+    """
+    try:
+        return listing(runs_dir) if runs_dir.is_dir() else []
+    except (OSError, ValueError) as error:
+        where, why = shortened(str(runs_dir)), getattr(error, "strerror", error)
+        raise InputError(f"cannot look for runs in {where}: {why}") from None
 
 
 def is_run(path: Path) -> bool:

@@ -17,7 +17,7 @@ from myllm.data.token_file import TokenFile
 from myllm.errors import ConfigError
 from myllm.presets import Resolved
 from myllm.runs.folder import RunFolder
-from myllm.tokenizer import TOKENIZERS
+from myllm.tokenizer import CharTokenizer
 
 # of a run that continues: what another value of cannot have an effect, and what to do instead
 DECIDED = {
@@ -105,7 +105,8 @@ NEEDED: tuple[tuple[tuple[str, ...], Callable[[RunConfig], bool], str], ...] = (
     ),
     (
         ("vocab_size",),
-        lambda config: bool(config.from_run) or "build" in vars(TOKENIZERS[config.text.tokenizer]),
+        lambda config: bool(config.from_run or not config.model.vocab_size)
+        or config.text.tokenizer != CharTokenizer.kind,
         "--tokenizer bpe (one of characters has as many tokens as there are characters)",
     ),
 )
