@@ -151,7 +151,7 @@ class TestStreaming:
         config = dataclasses.replace(small_model.config, vocab_size=tokenizer.vocab_size)
         writer = TextGenerator(GPTModel(config), tokenizer)
         assert writer.generate("th€ ¥", SamplingConfig(5)) is not None
-        assert caplog.text.count("2 characters of the prompt do not occur") == 1
+        assert caplog.text.count("2 of 5 characters of the prompt") == 1
 
     @pytest.mark.parametrize("prompt", ["", "x", "the quick brown fox " * 20])
     def test_any_prompt_works(self, writer, prompt):

@@ -79,7 +79,7 @@ class TestAuto:
         assert run(*JOB).code == 0
         Path("story.txt").write_text(Path("story.txt").read_text()[100:])
         result = run(*JOB)
-        assert_refused(result, 2, "text was another one", announced=len(result.lines) - 1)
+        assert_refused(result, 2, "the text of job has changed", announced=len(result.lines) - 1)
 
     def test_something_else_of_that_name(self, place, run):
         Path("checkpoints/job").mkdir()

@@ -125,7 +125,7 @@ class TestScreens:
         assert [result.code for result in results] == [0, 2, 0, 0, 0, 2, 2, 2]
 
     def test_a_name_with_a_line_end_is_one_line(self, place, run):
-        assert_refused(run("train", "no\nsuch.txt"), 2, "no such.txt")
+        assert_refused(run("train", "no\nsuch.txt"), 2, r"no\nsuch.txt")
 
     def test_inspect_batch(self, place, run):
         Path("nasty.txt").write_text(NASTY.replace("\0", "") * 200, encoding="utf-8", newline="")

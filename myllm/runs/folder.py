@@ -254,9 +254,9 @@ def is_run(path: Path) -> bool:
         AccessError: it may not be read.
     """
     try:
-        with read_errors(path):
+        with contextlib.suppress(Damaged), read_errors(path):  # it may be lost
             if stat.S_ISREG((path / CONFIG).stat().st_mode):
                 return True
         return any(path.glob(f"step-*/{MANIFEST}"))
-    except (Damaged, OSError, ValueError):  # there is none, or no folder can have this name
+    except (OSError, ValueError):  # no folder can have this name
         return False
