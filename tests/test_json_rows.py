@@ -4,14 +4,13 @@ import io
 import json
 import sys
 import tracemalloc
-from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 from cli_place import assert_refused
 from text_files import char_prepare, documents, read, words, write
 
-from myllm.config import DataConfig
+from myllm.config import DataConfig, RunConfig, with_values
 from myllm.data import readers
 from myllm.data.sources import find_sources, read_pieces, text_hash
 from myllm.errors import InputError
@@ -190,7 +189,7 @@ class TestTextField:
     @pytest.mark.parametrize("name", ["text_field", "separator"])
     def test_empty_is_refused(self, name):
         with pytest.raises(InputError, match=name):
-            replace(DataConfig(), **{name: ""}).validate()
+            with_values(RunConfig(), {name: ""}).validate()
 
 
 class TestMemory:
