@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from exports import make_run
@@ -14,7 +15,7 @@ from myllm.formats import FORMATS, export
 from myllm.system.atomic import disk
 from myllm.tokenizer import BPETokenizer, CharTokenizer
 
-TINY = dict(d_model=16, n_layers=1, n_heads=2, d_ff=24)
+TINY: dict[str, Any] = dict(d_model=16, n_layers=1, n_heads=2, d_ff=24)
 QUICK = [name for name in FORMATS if name != "onnx"]  # whose graph takes seconds to make
 
 

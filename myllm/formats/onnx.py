@@ -56,8 +56,8 @@ def export_onnx(
     model, tokenizer, _ = load_model(run)
     if (context := model.config.context_length) < N_NEW + N_PAST:
         raise InputError(
-            f"context_length {context}: a graph is made with {N_NEW + N_PAST} tokens, so --to onnx "
-            "takes no shorter context; --to hf does"
+            f"context_length {context}: a graph is made with {N_NEW + N_PAST} tokens, so --to "
+            "onnx takes no shorter context; --to hf does"
         )
     n_bytes = 4 * model.count_parameters()
     with export_place(out, n_bytes), finished_folder(out) as folder:
