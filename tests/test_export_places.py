@@ -5,15 +5,17 @@ from __future__ import annotations
 import errno
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from exports import make_run
 
+from myllm.errors import InputError
 from myllm.formats import FORMATS, export
 from myllm.system.atomic import disk
 from myllm.tokenizer import BPETokenizer, CharTokenizer
 
-TINY = dict(d_model=16, n_layers=1, n_heads=2, d_ff=24)
+TINY: dict[str, Any] = dict(d_model=16, n_layers=1, n_heads=2, d_ff=24)
 QUICK = [name for name in FORMATS if name != "onnx"]  # whose graph takes seconds to make
 
 
@@ -115,7 +117,10 @@ class TestModels:
 def test_onnx_alike(refused, tmp_path, monkeypatch):
     Path("file").write_text("text", encoding="utf-8")
     refused(2, "cannot export in file/below", to="onnx", out="file/below/out")
-    run = make_run(tmp_path, CharTokenizer().train("ACGT"), **TINY, context_length=1)
+    short = make_run(tmp_path / "short", CharTokenizer().train("ACGT"), **TINY, context_length=4)
+    with pytest.raises(InputError, match="context_length 4: .* 5 tokens.*--to hf"):
+        export(short, "onnx", tmp_path / "out")
+    run = make_run(tmp_path, CharTokenizer().train("ACGT"), **TINY, context_length=5)
     found = export(run, "onnx", tmp_path / "out").compared
     assert found is not None and found.equal
 

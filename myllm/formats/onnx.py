@@ -23,6 +23,10 @@ from myllm.runs.weights import load_model
 from myllm.system.atomic import finished_folder
 
 GRAPH = "model.onnx"
+N_NEW, N_PAST = (
+    2,
+    3,
+)  # tokens that the graph is made with; 0, 1 and equal ones would be fixed in it
 
 
 def export_onnx(
@@ -40,7 +44,8 @@ def export_onnx(
         options: none; all formats are called alike.
 
     Raises:
-        InputError: the packages for it are missing, or `out` cannot be written.
+        InputError: the packages for it are missing, the context is shorter than five tokens, or
+            `out` cannot be written.
         DiskFullError: there is no room for it.
         CheckpointError: no good checkpoint.
     """
@@ -49,6 +54,11 @@ def export_onnx(
     except ImportError:
         raise InputError("--to onnx needs two packages: pip install onnx onnxscript") from None
     model, tokenizer, _ = load_model(run)
+    if (context := model.config.context_length) < N_NEW + N_PAST:
+        raise InputError(
+            f"context_length {context}: a graph is made with {N_NEW + N_PAST} tokens, so --to "
+            "onnx takes no shorter context; --to hf does"
+        )
     n_bytes = 4 * model.count_parameters()
     with export_place(out, n_bytes), finished_folder(out) as folder:
         write_tokenizer(tokenizer, folder, model.config.context_length)
@@ -102,8 +112,7 @@ class _Graph(nn.Module):
 def _write_graph(model: GPTModel, path: Path) -> None:
     config = model.config
     names = [f"{i}.{kind}" for i in range(config.n_layers) for kind in ("key", "value")]
-    T, P = 2, 3  # any will do
-    past = [torch.zeros(2, config.kv_heads, P, config.head_size) for _ in names]
+    past = [torch.zeros(2, config.kv_heads, N_PAST, config.head_size) for _ in names]
     dim = torch.export.Dim
     batch, time, held = dim("batch"), dim("time"), dim("past")
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns of packages not needed
@@ -111,7 +120,7 @@ def _write_graph(model: GPTModel, path: Path) -> None:
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
             _Graph(model).eval(),
-            (torch.zeros(2, T, dtype=torch.long), past),
+            (torch.zeros(2, N_NEW, dtype=torch.long), past),
             input_names=["input_ids", *(f"past_key_values.{name}" for name in names)],
             output_names=["logits", *(f"present.{name}" for name in names)],
             dynamic_shapes=({0: batch, 1: time}, [{0: batch, 2: held} for _ in names]),
