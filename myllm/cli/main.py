@@ -22,7 +22,7 @@ from myllm.system import signals
 from myllm.system.machine import use_available_cores
 from myllm.system.patience import end_process_despite_calls
 from myllm.system.progress import watched_by
-from myllm.system.streams import standard_streams
+from myllm.system.streams import silence, standard_streams
 from myllm.system.terminal import one_line
 
 log = logging.getLogger("myllm")
@@ -51,7 +51,8 @@ def main(args: Sequence[str] | None = None) -> int:
         try:
             sys.stdout.flush()
         except OSError as error:
-            code = exit_code(error) or code
+            silence(sys.stdout)
+            code = code or exit_code(error)  # one line, of what came first
         if args is None:
             end_process_despite_calls(code)
         return code
