@@ -100,10 +100,9 @@ def alternate(sides: dict[str, Side], rounds: int) -> dict[str, list[Result]]:
         for name, run in sides.items():
             result = run(seed)
             results[name].append(result)
+            loss = f", loss {result.loss:.4f}" if result.loss else ""
             print(
-                f"round {seed}, {name}: {result.seconds:.1f} s, loss {result.loss:.4f}",
-                file=sys.stderr,
-                flush=True,
+                f"round {seed}, {name}: {result.seconds:.1f} s{loss}", file=sys.stderr, flush=True
             )
     return results
 

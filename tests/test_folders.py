@@ -79,10 +79,10 @@ class TestOwnOutput:
         assert names("corpus") == TEXTS
         assert f"{kind} 1 (made)" in run("prepare", "corpus").err
 
-    @pytest.mark.parametrize("name", ["node_modules", "__pycache__", ".git"])
+    @pytest.mark.parametrize("name", ["node_modules", "__pycache__", ".git", "desktop.ini"])
     def test_is_known_by_its_name(self, corpus, run, name):
-        write(corpus / name / "x.txt", "text")
-        kind = "hidden" if name == ".git" else name
+        write(corpus / name if "." in name[1:] else corpus / name / "x.txt", "text")
+        kind = "hidden" if name in (".git", "desktop.ini") else name
         assert f"{kind} 1 ({name})" in run("prepare", "corpus").err
         assert names("corpus") == TEXTS
 

@@ -124,6 +124,8 @@ class TestRowsWithoutText:
         write("a.jsonl", empty + LINES + empty)
         made = char_prepare("a.jsonl", on_bad_file="stop")  # which is no error
         assert documents(made) == TEXTS and made.n_documents == 3
+        write("empty.jsonl", empty + '{"text": null}\n')
+        assert_refused(run("prepare", "empty.jsonl"), 2, "all its rows are empty")
         assert "empty text 6 (a.jsonl, line 1, …)" in run("prepare", "a.jsonl").err
 
     def test_in_arrays(self, folder, run):

@@ -140,6 +140,8 @@ def _without_text(
     listed = ", ".join(list(fields)[:MAX_SHOWN_FIELDS])
     more = ", …" if len(fields) > MAX_SHOWN_FIELDS else ""
     longest = max(fields, key=lambda field: fields[field])
+    if reading.text_field in fields and not fields[longest]:
+        return Unusable(NO_TEXTS, f"{name}: the texts of all its rows are empty")
     if fields[longest]:
         remedy = f"name the one that holds the text (--text-field {shlex.quote(longest)})"
     else:

@@ -16,6 +16,7 @@ from myllm.data.corpora import is_corpus_file
 from myllm.data.report import Counts
 from myllm.data.token_file import SIDECAR, TOKENS
 from myllm.errors import InputError
+from myllm.system.atomic import is_clutter
 
 RUN, PREPARED = "run folder", "prepared folder"
 NAMED = {"node_modules": "node_modules", "__pycache__": "__pycache__"}
@@ -101,7 +102,7 @@ def _visible(
     """What may be read of a folder's entries, each with its name from the top."""
     for entry in entries:
         name = f"{folder}/{entry.name}" if folder else entry.name
-        if entry.name.startswith("."):
+        if entry.name.startswith(".") or is_clutter(entry.name):
             passed.add("hidden", name)
         elif kind := ours.get(entry.name):
             passed.add(kind, name)

@@ -23,6 +23,7 @@ from myllm.errors import InputError
 from myllm.formats.hf_folder import weight_files
 from myllm.formats.layouts import Entry, Layout
 from myllm.model.gpt import GPTModel
+from myllm.system.device import shapes_only
 from myllm.system.safetensors_adapter import read_tensors
 
 log = logging.getLogger(__name__)
@@ -136,7 +137,7 @@ def _expected(
         raise InputError(
             f"{folder}: the weights have {len(layers)} layers, config.json says {config.n_layers}"
         )
-    with torch.device("meta"):
+    with shapes_only():
         shapes = {name: p.shape for name, p in GPTModel(config).named_parameters()}
     expected = {entry.theirs: entry for entry in layout.table(shapes)}
     entries: dict[str, Entry] = {}
