@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from typing import Any
 
 import pytest
 import torch
@@ -191,7 +192,7 @@ class TestBegun:
     def plan(self, minutes, shape, n_train=10**6, **flags):
         model = dict(vocab_size=300, n_layers=2, n_heads=6, n_kv_heads=3, attention="flash")
         old = with_values(default_config(), {**model, **shape})
-        layers = {
+        layers: dict[str, Any] = {
             "base": begun_from(old),
             "flags": {"minutes": minutes, "from_run": "old", "device": "cpu", **flags},
         }

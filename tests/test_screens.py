@@ -3,6 +3,7 @@
 import io
 import sys
 from pathlib import Path
+from typing import cast
 
 import pytest
 from cli_place import TINY, assert_refused
@@ -11,6 +12,7 @@ from rich.console import Console
 from myllm.cli.writer import Writer
 from myllm.config import SamplingConfig
 from myllm.display import TrainingDisplay
+from myllm.generate.generator import TextGenerator
 from myllm.runs.metrics import Metrics
 from myllm.system.terminal import Screen, printable
 from myllm.tokenizer import CharTokenizer
@@ -90,12 +92,13 @@ class TestScreens:
         assert terminal.getvalue() == printable("p\x1b[1mq" + NASTY) + "\n"
 
     def test_write(self, monkeypatch):
-        monkeypatch.setattr(sys, "stdout", Terminal())
-        writer = Writer(Nasty(), SamplingConfig())
+        terminal = Terminal()
+        monkeypatch.setattr(sys, "stdout", terminal)
+        writer = Writer(cast(TextGenerator, Nasty()), SamplingConfig())
         for line in ("the", "/probs", "/\x1b[2J", "/temperature \x1b[2J", "/stop \x1b\u202e"):
             assert writer.respond(line)
         writer.respond("/settings")
-        assert not OBEYED & set(sys.stdout.getvalue())
+        assert not OBEYED & set(terminal.getvalue())
 
     def test_samples_of_training(self):
         out = Terminal()

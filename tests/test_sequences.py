@@ -93,7 +93,7 @@ class TestBegun:
         (folder / "short.txt").write_text(words(600), encoding="utf-8")
         assert run("train", "short.txt", "--from", "base", "--run", "more", *QUICK).code == 0
         context, sequence = lengths("more")
-        assert context == 512 and 8 <= sequence < 300
+        assert context == 512 and sequence is not None and 8 <= sequence < 300
 
     def test_evaluation_takes_the_sequences_of_training(self, text, run):
         """Both of a run that was trained here, and of one that was only imported."""

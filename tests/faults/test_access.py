@@ -140,7 +140,8 @@ class TestWithoutAHome:
     def test_a_cache_that_cannot_be_made(self, nobody, monkeypatch, tmp_path):
         (tmp_path / "file").touch()
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-        assert places.cache_folder("compiled").is_dir()
+        folder = places.cache_folder("compiled")
+        assert folder is not None and folder.is_dir()
         monkeypatch.setattr(tempfile, "mkdtemp", lambda **_: (_ for _ in ()).throw(OSError()))
         assert places.cache_folder("compiled") is None
 

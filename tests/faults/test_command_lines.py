@@ -149,7 +149,10 @@ def copy_place(source: Path, target: Path) -> None:
     """A copy with links as links and the named pipe as one."""
 
     def copy(src: str, dst: str) -> object:
-        return os.mkfifo(dst) if Path(src).name == "pipe" else shutil.copy2(src, dst)
+        if Path(src).name != "pipe":
+            return shutil.copy2(src, dst)
+        os.mkfifo(dst)
+        return dst
 
     shutil.copytree(source, target, symlinks=True, copy_function=copy)
 
@@ -259,7 +262,8 @@ def run_in_child(case: Case, kind: str, out: int) -> None:
         if kind == "another user":
             os.environ.pop("HOME", None)
             os.setgroups([])
-            os.setgid(NOBODY), os.setuid(NOBODY)
+            os.setgid(NOBODY)
+            os.setuid(NOBODY)
         else:
             for number in map(int, kind):  # Python has no stream for what is closed at its start
                 setattr(sys, ("stdin", "stdout", "stderr")[number], None)
