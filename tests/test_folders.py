@@ -196,6 +196,11 @@ class TestLinksAndSpecialFiles:
 
 
 class TestNames:
+    @posix
+    @pytest.mark.parametrize("name", ["/", "//", "/tmp/.."])
+    def test_the_whole_machine_is_no_text(self, folder, run, name):
+        assert_refused(run("prepare", name), 2, "name a folder of texts")
+
     def test_patterns_that_no_shell_expanded(self, corpus, run):
         write("one.txt", "one"), write("two.txt", "two"), write("[x].txt", "literally")
         assert names("*.txt") == ["[x].txt", "one.txt", "two.txt"]

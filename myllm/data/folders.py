@@ -49,9 +49,11 @@ def files_in(folder: Path, data_dir: Path, passed: Counts) -> list[str]:
         passed: is told of what is left out.
 
     Raises:
-        InputError: the folder is one that this program made, of runs or tokens.
+        InputError: the folder is one that this program made, of runs or tokens, or the root.
         OSError: the folder itself cannot be read.
     """
+    if _place(folder) == _place("/") and os.name != "nt":
+        raise InputError(f"{folder} is all of this machine's files: name a folder of texts")
     found: list[str] = []
     kept = _place(data_dir)
     seen = {_place(folder)}

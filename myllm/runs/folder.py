@@ -205,6 +205,8 @@ def find_run(runs_dir: Path, name: str | None = None) -> RunFolder:
         for path in (runs_dir / name, Path(name)):
             if is_run(path):
                 return RunFolder(path)
+            if _is_checkpoint(path):
+                raise InputError(f"{path} is a checkpoint: name its run, {path.parent}")
         here = ", ".join([run.name for run in all_runs(runs_dir)][:10])
         raise InputError(
             f"no run {shortened(name)!r} in {runs_dir}" + (f"; there are: {here}" if here else "")
@@ -247,6 +249,13 @@ def _folders(runs_dir: Path) -> list[Path]:
         raise InputError(f"cannot look for runs in {where}: {why}") from None
 
 
+def _is_checkpoint(path: Path) -> bool:
+    try:
+        return (path / MANIFEST).is_file()
+    except (OSError, ValueError):  # no folder can have this name, or it may not be read
+        return False
+
+
 def is_run(path: Path) -> bool:
     """Whether a folder is a run's: it has a configuration, or checkpoints that hold one.
 
@@ -254,6 +263,8 @@ def is_run(path: Path) -> bool:
         AccessError: it may not be read.
     """
     try:
+        if _is_checkpoint(path):
+            return False  # though it has a configuration, too
         with contextlib.suppress(Damaged), read_errors(path):  # it may be lost
             if stat.S_ISREG((path / CONFIG).stat().st_mode):
                 return True

@@ -12,6 +12,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shlex
 import shutil
 import stat
@@ -283,8 +284,10 @@ def discard_unfinished(folder: Path, name: str = "") -> None:
 
     The caller must hold the lock that those who write there hold.
     """
-    for path in sorted(folder.glob(f"{TEMPORARY}{name}*")):
-        discard(path)
+    ours = re.compile(re.escape(TEMPORARY + name) + (r"-\d+" if name else ".*"))
+    for path in sorted(folder.iterdir()):
+        if ours.fullmatch(path.name):
+            discard(path)
 
 
 def require_room(folder: Path, n_bytes: int) -> None:

@@ -116,3 +116,22 @@ def test_files_that_cannot_be_mapped_are_read(place, run, monkeypatch):
     monkeypatch.setattr("myllm.system.safetensors_adapter.safe_open", refuse)
     assert run("generate", "the", "--run", "story", "--sample-seed", "1").out == expected
     assert run("evaluate", "--run", "story").code == 0
+
+
+@posix
+def test_names_that_are_patterns_elsewhere(place, run):
+    """Only what is left of the very same folder is removed."""
+    others = [Path(".tmp-x-1"), Path(".tmp-[x]-2-1")]
+    for left in (*others, Path(".tmp-[x]-1")):
+        left.mkdir()
+    assert run("prepare", "story.txt", "--out", "[x]").code == 0
+    assert run("prepare", "story.txt", "--out", "*").code == 0
+    assert not Path(".tmp-[x]-1").exists() and all(left.exists() for left in others)
+
+
+def test_a_checkpoint_is_no_run(place, run):
+    """It has the same files as one, and must not be written into."""
+    checkpoint = "checkpoints/story/step-000006"
+    for args in (["train", "--resume"], ["generate", "the", "--run"], ["verify"]):
+        assert_refused(run(*args, checkpoint), 2, checkpoint, "checkpoint", "checkpoints/story")
+    assert run("verify", "story").code == 0
