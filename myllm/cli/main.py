@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from myllm import __version__
@@ -46,7 +46,7 @@ def main(args: Sequence[str] | None = None) -> int:
     """Runs a verb; returns the exit code (see `errors.py`)."""
     if args is not None:  # called from Python
         begin()
-    with standard_streams():
+    with standard_streams(), _messages():
         code = _run(list(sys.argv[1:] if args is None else args))
         try:
             sys.stdout.flush()
@@ -59,8 +59,6 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 def _run(args: list[str]) -> int:
-    log.handlers[:] = [_LogHandler(sys.stderr)]
-    log.setLevel(logging.INFO)
     options: Any = None
     try:
         with signals.raised():
@@ -86,6 +84,19 @@ def _work(verb: Verb, options: Any) -> None:
     use_available_cores()
     with contextlib.nullcontext() if quiet else watched_by(bar):
         verb.work(options)
+
+
+@contextlib.contextmanager
+def _messages() -> Iterator[None]:
+    """Shows messages on standard error; what a caller from Python has set is put back."""
+    handlers, level = log.handlers[:], log.level
+    log.handlers[:] = [_LogHandler(sys.stderr)]
+    log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        log.handlers[:] = handlers
+        log.setLevel(level)
 
 
 class _LogHandler(logging.StreamHandler):  # type: ignore[type-arg]

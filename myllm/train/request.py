@@ -17,7 +17,7 @@ from myllm.data.token_file import TokenFile
 from myllm.errors import ConfigError
 from myllm.presets import Resolved
 from myllm.runs.folder import RunFolder
-from myllm.tokenizer import CharTokenizer
+from myllm.tokenizer import BPETokenizer, CharTokenizer
 
 # of a run that continues: what another value of cannot have an effect, and what to do instead
 DECIDED = {
@@ -132,6 +132,8 @@ def check_prepared(resolved: Resolved, token_file: TokenFile) -> None:
     made = {"tokenizer": tokenizer.kind, "vocab_size": tokenizer.vocab_size}
     made |= {"encoding": "utf-8", "encoding_errors": "strict"}  # their defaults
     values = flat_values(resolved.config)
+    if isinstance(tokenizer, BPETokenizer) and values["vocab_size"] == tokenizer.target_vocab_size:
+        values["vocab_size"] = tokenizer.vocab_size  # a short text gives fewer than were asked for
     for name, value in made.items():
         if resolved.chosen(name) and values[name] not in (value, 0):
             flag = name.replace("_", "-")
