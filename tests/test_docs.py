@@ -35,7 +35,7 @@ SMALLER = {
     "import": [],
     "from": "--max-steps 2 --device cpu".split(),
     "inspect-batch": [],
-    "train": [*TINY_MODEL, *"--vocab-size 300 --max-steps 2 --device cpu".split()],
+    "train": [*TINY_MODEL, *"--max-steps 2 --device cpu".split()],
     "resume": "--max-steps 3 --device cpu".split(),
     "generate": "--max-new-tokens 4 --device cpu".split(),
     "chat": "--max-new-tokens 4 --device cpu".split(),
