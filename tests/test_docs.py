@@ -177,6 +177,8 @@ class TestREADME:
             args += SMALLER[(kinds or args)[0]]
             if "--config" in args:
                 args += ["--n-heads", "2"]
+            if args[0] == "inspect-batch":
+                args[-1] = "1"  # the run of the test has few steps
             text = (
                 "Once upon\n/probs\n/quit\n" if args[0] == "write" else "On and on it went. " * 99
             )
