@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import random
 import shutil
 import signal
@@ -138,16 +137,13 @@ def tokens(tokenizer, longer_text) -> np.ndarray:
 
 @pytest.fixture
 def quiet_terminal(monkeypatch):
-    """No variable that makes a pipe look like a terminal; one thread; the log as it was."""
+    """No variable that makes a pipe look like a terminal; one thread."""
     for name in ("FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "CLICOLOR_FORCE"):
         monkeypatch.delenv(name, raising=False)
-    handlers, level = logging.getLogger("myllm").handlers[:], logging.getLogger("myllm").level
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
-    logging.getLogger("myllm").handlers[:] = handlers
-    logging.getLogger("myllm").setLevel(level)
 
 
 @pytest.fixture(scope="session")
