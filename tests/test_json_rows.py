@@ -12,7 +12,8 @@ from text_files import char_prepare, documents, read, words, write
 
 from myllm.config import DataConfig, RunConfig, with_values
 from myllm.data import readers
-from myllm.data.sources import find_sources, read_pieces, text_hash
+from myllm.data.readers import read_pieces
+from myllm.data.sources import find_sources, text_hash
 from myllm.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("quiet_terminal")

@@ -132,7 +132,8 @@ MEMORY_PROGRAM = """
     from myllm.data.encode import small_texts
     from myllm.data import prepare as room
     from myllm.data.prepare import encode_file, prepare
-    from myllm.data.sources import find_sources, read_pieces
+    from myllm.data.readers import read_pieces
+    from myllm.data.sources import find_sources
     from myllm.tokenizer import CharTokenizer
 
     def peak():  # not getrusage: its peak begins with that of the process that started this one

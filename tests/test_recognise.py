@@ -17,7 +17,7 @@ from cli_place import TINY, assert_refused, words
 from text_files import char_prepare, documents, read, write
 
 from myllm.config import read_toml
-from myllm.data.sources import READERS
+from myllm.data.readers import READERS
 from myllm.errors import ConfigError
 from myllm.tokenizer import CharTokenizer, Tokenizer
 

@@ -11,7 +11,8 @@ from text_files import char_prepare, documents, prepared_folders, words, write
 
 from myllm.config import DataConfig
 from myllm.data.prepare import encode_file, prepare
-from myllm.data.sources import READERS, find_sources, text_name
+from myllm.data.readers import READERS
+from myllm.data.sources import find_sources, text_name
 from myllm.data.token_file import MIN_TOKENS
 from myllm.errors import ConfigError, InputError
 from myllm.tokenizer import BPETokenizer

@@ -7,7 +7,8 @@ import numpy as np
 
 from myllm.config import DataConfig
 from myllm.data.prepare import prepare
-from myllm.data.sources import find_sources, read_pieces
+from myllm.data.readers import read_pieces
+from myllm.data.sources import find_sources
 
 WORDS = "river stone lamp door cloud seven green walks sings über naïve 河 the a of and".split()
 

@@ -12,14 +12,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from myllm.config import DataConfig
-from myllm.data.sources import PIECE_BYTES, Piece, Source, read_pieces
+from myllm.data.readers import LINE_END, PIECE_BYTES, Piece, Source, last_place, read_pieces
 from myllm.data.token_file import Ids
 from myllm.system.patience import patiently
 from myllm.system.progress import stage
 from myllm.tokenizer import Tokenizer
 
 BATCH_BYTES = 1 << 21  # text encoded at once: the library takes up to 90 times that
-LINE_END, WORD_END = re.compile(r"\S\n(?=\S)"), re.compile(r"\S(?= \S)")
+WORD_END = re.compile(r"\S(?= \S)")
 
 
 @dataclass
@@ -73,18 +73,11 @@ def small_texts(texts: Iterable[str]) -> Iterator[str]:
     for text in texts:
         start = 0
         while len(text) - start > PIECE_BYTES:
-            end = _last(LINE_END, text, start) or _last(WORD_END, text, start)
+            end = last_place(LINE_END, text, start) or last_place(WORD_END, text, start)
             end = end or start + PIECE_BYTES
             yield text[start:end]
             start = end
         yield text[start:] if start else text
-
-
-def _last(place: re.Pattern[str], text: str, start: int) -> int | None:
-    """The last such place in the second half of what a piece may be."""
-    half = PIECE_BYTES // 2
-    ends = [match.end() for match in place.finditer(text, start + half, start + PIECE_BYTES)]
-    return ends[-1] if ends else None
 
 
 def _parts(sources: list[Source], config: DataConfig) -> Iterator[Piece]:

@@ -25,7 +25,8 @@ import numpy as np
 
 from myllm.config import DataConfig
 from myllm.data.encode import encode_sources, small_texts
-from myllm.data.sources import Source, find_sources, read_pieces, text_hash, text_name
+from myllm.data.readers import Source, read_pieces
+from myllm.data.sources import find_sources, text_hash, text_name
 from myllm.data.token_file import (
     SIDECAR,
     SOURCES,

@@ -19,6 +19,7 @@ from myllm.reading import Reading
 from myllm.registry import Registry
 
 PIECE_BYTES = 1 << 20  # text read at once
+LINE_END = re.compile(r"\S\n(?=\S)")  # a single one, which no pre-token spans
 MAX_ROW_CHARACTERS = 1 << 26  # a row of JSON has to be held whole
 
 
@@ -145,10 +146,15 @@ def _without_line_end(text: str) -> str:
 
 
 def _cut_position(text: str) -> int:
-    """Where to cut a long text: after the last single line end, which no pre-token spans."""
+    return last_place(LINE_END, text) or PIECE_BYTES
+
+
+def last_place(place: re.Pattern[str], text: str, start: int = 0) -> int | None:
+    """Where to cut a text so that a piece begins at `start`: after the last such place in the
+    second half of what a piece may be."""
     half = PIECE_BYTES // 2
-    cuts = [match.end() for match in re.finditer(r"\S\n(?=\S)", text[half:PIECE_BYTES])]
-    return half + cuts[-1] if cuts else PIECE_BYTES
+    ends = [match.end() for match in place.finditer(text, start + half, start + PIECE_BYTES)]
+    return ends[-1] if ends else None
 
 
 def decoded(source: Source, reading: Reading) -> Iterator[str]:

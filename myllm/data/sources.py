@@ -17,16 +17,11 @@ from pathlib import Path
 from myllm.config import DataConfig
 from myllm.data.check import EMPTY, check_file
 from myllm.data.folders import files_in
-from myllm.data.readers import PIECE_BYTES, READERS, Piece, Source, Unusable, read_pieces
+from myllm.data.readers import Source, Unusable
 from myllm.data.recognise import JSON_LINES, SUFFIXES, TEXT
 from myllm.data.report import Report, shown
 from myllm.data.stdin import keep_stdin
 from myllm.errors import InputError
-
-__all__ = [
-    "PIECE_BYTES", "READERS", "Piece", "Source", "find_sources", "read_pieces", "text_hash",
-    "text_name",
-]  # fmt: skip
 
 MAX_NAME_BYTES = 180  # with what is put around it, a file's name may have 255
 
