@@ -96,6 +96,13 @@ class TestPairs:
         with pytest.raises(InputError, match="no byte pairs"):
             read_tokenizer(theirs, {"model_type": "gpt2"})
 
+    def test_of_a_vocabulary_of_millions(self, theirs):
+        """As large a file as an export of such a tokenizer is."""
+        path = theirs / "tokenizer.json"
+        before = read_tokenizer(theirs, settings_of(theirs)).content_hash
+        path.write_bytes(path.read_bytes() + b" " * (65 << 20))
+        assert read_tokenizer(theirs, settings_of(theirs)).content_hash == before
+
     @pytest.mark.parametrize("name", [None, "tokenizer.model", "merges.txt"])
     def test_no_tokenizer(self, theirs, name):
         (theirs / "tokenizer.json").unlink()

@@ -15,6 +15,7 @@ from myllm.formats.hf_export import INDEX, WEIGHTS
 from myllm.system.atomic import Damaged, read_file
 
 CONFIG = "config.json"
+MAX_BYTES = 1 << 30  # of a text; the tokenizer.json of a vocabulary of millions has less
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 LFS_POINTER = "version https://git-lfs.github.com/spec/"  # how such a text begins
 SHARD = re.compile(r"([\w.-]+)-(\d+)-of-(\d+)\.safetensors")
@@ -53,7 +54,7 @@ def find_folder(path: Path) -> Path:
 
 def _models_at(folder: Path) -> list[Path]:
     """The folder itself if it is a model's; of the Hub's cache the snapshots in use."""
-    if (folder / CONFIG).is_file() or (folder / CONFIG).is_symlink():
+    if is_named(folder / CONFIG):
         return [folder]
     snapshots = folder if folder.name == "snapshots" else folder / "snapshots"
     if not snapshots.is_dir():
@@ -90,9 +91,9 @@ def weight_files(folder: Path) -> list[Path]:
     Raises:
         InputError: there are none that can be read, or one is missing.
     """
-    if _named(folder / WEIGHTS):
+    if is_named(folder / WEIGHTS):
         names = [WEIGHTS]
-    elif _named(folder / INDEX):
+    elif is_named(folder / INDEX):
         where = read_json(folder / INDEX).get("weight_map")
         names = sorted(set(map(str, where.values()))) if isinstance(where, dict) else []
         if not names or not all(re.fullmatch(r"[\w.-]+\.safetensors", name) for name in names):
@@ -140,7 +141,7 @@ def _no_gguf(path: Path) -> str:
     return f"{path}: GGUF cannot be imported yet; give the Hugging Face folder of this model"
 
 
-def _named(path: Path) -> bool:
+def is_named(path: Path) -> bool:
     """Whether there is such a name: also a link that leads nowhere, of a broken download."""
     return path.is_file() or path.is_symlink()
 
@@ -160,14 +161,14 @@ def _check_there(path: Path) -> None:
 
 
 def read_text(path: Path) -> str:
-    """A small text file, without a byte order mark.
+    """A text file, without a byte order mark.
 
     Raises:
         InputError: it cannot be read.
     """
     try:
         _check_there(path)
-        return read_file(path).removeprefix("\ufeff")
+        return read_file(path, MAX_BYTES)
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from None
     except Damaged as error:
@@ -193,4 +194,4 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def read_json_if_there(path: Path) -> dict[str, Any]:
     """As `read_json`; nothing where there is no such file."""
-    return read_json(path) if _named(path) else {}
+    return read_json(path) if is_named(path) else {}

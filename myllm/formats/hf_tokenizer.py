@@ -15,7 +15,7 @@ from typing import Any
 
 from myllm.errors import InputError
 from myllm.formats.gguf_tokenizer import QWEN2_CUT
-from myllm.formats.hf_folder import read_json, read_json_if_there, read_text
+from myllm.formats.hf_folder import is_named, read_json, read_json_if_there, read_text
 from myllm.tokenizer import END_OF_TEXT
 from myllm.tokenizer.imported import ImportedTokenizer
 
@@ -41,7 +41,7 @@ def read_tokenizer(folder: Path, settings: dict[str, Any]) -> ImportedTokenizer:
     configured = read_json_if_there(folder / "tokenizer_config.json")
     named = {**read_json_if_there(folder / "special_tokens_map.json"), **configured}
     path = folder / "tokenizer.json"
-    if path.is_file() or path.is_symlink():
+    if is_named(path):
         content = read_json(path)
     else:
         content, path = _byte_pairs(folder, configured, settings), folder / PAIRS[0]

@@ -103,16 +103,22 @@ def write_file(path: Path, content: str | bytes) -> None:
         disk.sync(unfinished)
 
 
-def read_file(path: Path) -> str:
-    """The text of a small file.
+def read_file(path: Path, most_bytes: int = SMALL_FILE_BYTES) -> str:
+    """The text of a file that is read as a whole.
+
+    Args:
+        path: the file.
+        most_bytes: what no such file is larger than.
 
     Raises:
         Damaged: it is missing, unreadable, too large or not UTF-8.
         AccessError: it may not be read.
     """
     with read_errors(path):
-        if path.stat().st_size > SMALL_FILE_BYTES:
-            raise Damaged(f"{path} is damaged: larger than any file that this program writes")
+        if (n_bytes := path.stat().st_size) > most_bytes:
+            raise Damaged(
+                f"{path} is damaged: it has {n_bytes:,} bytes, such files at most {most_bytes:,}"
+            )
         try:
             return path.read_text(encoding="utf-8-sig")  # Windows puts marks there
         except UnicodeDecodeError as error:
