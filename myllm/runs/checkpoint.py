@@ -111,9 +111,11 @@ class CheckpointStore:
         """
         for step in reversed(self.steps()):
             try:
-                return int(read_manifest(self.folder(step), MANIFEST)["best_step"])
-            except (Damaged, KeyError, TypeError, ValueError):
+                best = read_manifest(self.folder(step), MANIFEST).get("best_step")
+            except Damaged:
                 continue
+            if type(best) is int:
+                return best
         return None
 
     def save(self, checkpoint: Checkpoint, is_best: bool, keep: int) -> None:
@@ -213,7 +215,7 @@ class CheckpointStore:
         """Puts the best step to the end, by the newest manifest that is whole."""
         while steps:
             try:
-                best = read_manifest(self.folder(steps[-1]), MANIFEST)["best_step"]
+                best = read_manifest(self.folder(steps[-1]), MANIFEST).get("best_step")
             except Damaged as error:
                 reasons.append(str(error))
                 log.warning("%s", error)

@@ -53,14 +53,14 @@ class BPETokenizer(EngineTokenizer):
         from tokenizers import Tokenizer as Engine
         from tokenizers import decoders, models, pre_tokenizers
 
+        names = {id: name for name, id in vocab.items()}
+        if sorted(names) != list(range(len(vocab))):
+            raise InputError("its ids are not 0, 1, 2 …")
         self.vocab = vocab
         self.merges = merges
         self._engine = Engine(models.BPE(vocab=vocab, merges=merges))
         self._engine.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         self._engine.decoder = decoders.ByteLevel()
-        names = {id: name for name, id in vocab.items()}
-        if sorted(names) != list(range(len(vocab))):
-            raise InputError("its ids are not 0, 1, 2 …")
         self._bytes = [
             b"" if names[id] == END_OF_TEXT else bytes(NAME_TO_BYTE[ch] for ch in names[id])
             for id in range(len(names))
@@ -111,6 +111,9 @@ class BPETokenizer(EngineTokenizer):
         for pair in merges:
             if not all(isinstance(part, str) and part in vocab for part in (*pair, "".join(pair))):
                 raise InputError(f"the merge {pair} is not in its vocabulary")
-        tokenizer = cls(int(content["target_vocab_size"]))
+        target_vocab_size = content["target_vocab_size"]
+        if type(target_vocab_size) is not int:
+            raise InputError(f"its target_vocab_size, {target_vocab_size!r}, is not an integer")
+        tokenizer = cls(target_vocab_size)
         tokenizer._build(dict(vocab), merges)
         return tokenizer

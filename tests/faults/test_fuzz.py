@@ -12,7 +12,7 @@ import shutil
 import struct
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -158,6 +158,14 @@ class Targets:
         (self.run.checkpoints.folder(1) / MANIFEST).write_bytes(data)
         RunFolder(self.run.path).checkpoints.load()
 
+    def sealed(self, data: bytes) -> None:
+        """With the hash that is right for what it says."""
+        told = json.loads(data)
+        self._forged(self.files, told if isinstance(told, dict) else {})
+        checkpoints = RunFolder(self.run.path).checkpoints
+        assert type(checkpoints.best_step()) in (int, type(None))
+        checkpoints.load()
+
     def token_file(self, data: bytes) -> None:
         self._open_forged({**self.made, "tokens.npy": data}, {})
 
@@ -193,12 +201,14 @@ class Targets:
         with torch.inference_mode():
             model(torch.tensor([ids or [0]]))
 
-    def _forged(self, files: dict[str, bytes]) -> None:
+    def _forged(self, files: dict[str, bytes], told: dict | None = None) -> None:
         path = self.run.checkpoints.folder(1)
         for old in path.iterdir():
             old.unlink()
         path.rmdir()
-        with sealed_folder(path, MANIFEST, {"step": 1, "best_step": 1}) as unfinished:
+        told = {"step": 1, "best_step": 1} if told is None else told
+        told.pop("sha256", None)
+        with sealed_folder(path, MANIFEST, told) as unfinished:
             for name, content in files.items():
                 if name != MANIFEST:
                     (unfinished / name).write_bytes(content)
@@ -306,6 +316,64 @@ def peak_bytes() -> int:
 def test_bad_input_is_one_line(targets, name, caplog):
     caplog.set_level("CRITICAL", "myllm")
     fuzz(targets, name, 150)
+
+
+NONSENSE = (
+    float("inf"), float("-inf"), float("nan"), 10**400, -1, 0, 0.5, True, None, "x", "", [], {},
+    [[]],
+)  # fmt: skip
+
+
+def nonsense(original: object) -> Iterator[bytes]:
+    """`original` with each of its values (of a list the first and last) replaced by each of
+    `NONSENSE`, and taken away."""
+    whole = json.loads(json.dumps(original))
+
+    def places(at: object) -> Iterator[tuple]:
+        if isinstance(at, (dict, list)):
+            keys = list(at) if isinstance(at, dict) else range(len(at))
+            keys = keys if len(keys) <= 40 else [keys[0], keys[-1]]
+            for key in keys:
+                yield at, key
+                yield from places(at[key])
+
+    for holder, key in list(places(whole)):
+        kept = list(holder.items()) if isinstance(holder, dict) else list(holder)
+        for value in NONSENSE:
+            holder[key] = value
+            yield json.dumps(whole).encode()
+        del holder[key]
+        yield json.dumps(whole).encode()
+        holder.clear()
+        holder.update(kept) if isinstance(holder, dict) else holder.extend(kept)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "name, file",
+    [
+        ("tokenizer", "char"),
+        ("tokenizer", "bpe"),
+        ("manifest", MANIFEST),
+        ("sealed", MANIFEST),
+        ("sidecar", "tokens.json"),
+        pytest.param("import_config", "config.json", marks=pytest.mark.slow),
+        pytest.param("import_tokenizer", "tokenizer.json", marks=pytest.mark.slow),
+        ("import_settings", "tokenizer_config.json"),
+    ],
+)
+def test_every_value_may_be_nonsense(targets, name, file, caplog):
+    caplog.set_level("CRITICAL", "myllm")
+    if name == "tokenizer":
+        original = getattr(targets, file)
+    else:
+        group = targets.foreign if name.startswith("import_") else targets.files
+        original = json.loads((targets.made if name == "sidecar" else group)[file])
+    for data in nonsense(original):
+        try:
+            getattr(targets, name)(data)
+        except MyLLMError as error:
+            assert str(error) and "\n" not in str(error)
 
 
 @pytest.mark.slow
