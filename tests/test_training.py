@@ -310,12 +310,23 @@ class TestTrainer:
     def test_other_text_is_refused(self, tokens, model_config, new_run):
         run = new_run()
         first = build(tokens, model_config, run=run)
-        first.fingerprint = {"text": "a" * 64}
+        first.provenance.fingerprint = {"text": "a" * 64}
         first.train()
         second = build(tokens, model_config, run=run)
-        second.fingerprint = {"text": "b" * 64}
+        second.provenance.fingerprint = {"text": "b" * 64}
         with pytest.raises(InputError, match="its text was another one"):
             second.resume()
+
+    def test_facts_stay_those_of_the_beginning(self, tokens, model_config, new_run):
+        run = new_run()
+        first = build(tokens, model_config, run=run)
+        first.provenance.facts = {"knows_beginnings": True}
+        first.train()
+        assert run.checkpoints.metadata()["knows_beginnings"] is True
+        second = build(tokens, model_config, run=run)
+        second.provenance.facts = {"knows_beginnings": False}
+        second.resume()
+        assert second.provenance.facts == {"knows_beginnings": True}
 
     def test_wrong_batch_size(self, small_model, tokens):
         with pytest.raises(InputError, match="is 4"):

@@ -104,19 +104,20 @@ class CheckpointStore:
         """
         return next((step for step in reversed(self.steps()) if self._is_good(step)), None)
 
-    def best_step(self) -> int | None:
-        """The step with the lowest validation loss so far, as the newest checkpoint knows it.
+    def metadata(self) -> dict[str, Any]:
+        """What the manifest of the newest checkpoint says, of those that are whole; else nothing.
 
-        The file `best` says the same to people; unlike the manifest it could be altered unseen.
+        Unlike the files beside it, a manifest cannot be altered unseen.
         """
         for step in reversed(self.steps()):
-            try:
-                best = read_manifest(self.folder(step), MANIFEST).get("best_step")
-            except Damaged:
-                continue
-            if type(best) is int:
-                return best
-        return None
+            with contextlib.suppress(Damaged):
+                return read_manifest(self.folder(step), MANIFEST)
+        return {}
+
+    def best_step(self) -> int | None:
+        """The step with the lowest validation loss so far, as the newest checkpoint knows it."""
+        best = self.metadata().get("best_step")
+        return best if type(best) is int else None
 
     def save(self, checkpoint: Checkpoint, is_best: bool, keep: int) -> None:
         """Saves a checkpoint, points `last` (and `best`) at it and removes old ones.

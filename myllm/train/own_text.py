@@ -14,9 +14,7 @@ from myllm.config import RunConfig
 from myllm.data.prepare import prepare
 from myllm.data.token_file import TokenFile
 from myllm.errors import InputError
-from myllm.runs.checkpoint import MANIFEST
 from myllm.runs.folder import RunFolder
-from myllm.system.atomic import Damaged, read_manifest
 from myllm.system.shell import quoted
 from myllm.tokenizer import Tokenizer
 
@@ -45,8 +43,8 @@ def own_text(
         if not os.path.lexists(path):
             raise InputError(f"the text of {run.name} is missing: no such file: {path}; {moved}")
     token_file = prepare(config.text, config.model.vocab_size, tokenizer)
-    saved = _saved_hash(run)
-    if saved is None or saved == token_file.text_hash:
+    saved = run.checkpoints.metadata().get("text")
+    if not isinstance(saved, str) or saved == token_file.text_hash:
         return token_file
     if config.text.paths != run.config.text.paths:
         words = " ".join(map(quoted, config.text.paths))
@@ -58,17 +56,6 @@ def own_text(
         f"the text of {run.name} has changed since it was trained ({saved[:12]}…, now "
         f"{token_file.text_hash[:12]}…): bring back the old text; {moved}"
     )
-
-
-def _saved_hash(run: RunFolder) -> str | None:
-    """The hash of the text that the newest checkpoint was trained on; None: of none."""
-    for step in reversed(run.checkpoints.steps()):
-        try:
-            found = read_manifest(run.checkpoints.folder(step), MANIFEST).get("text")
-        except Damaged:
-            continue
-        return found if isinstance(found, str) else None
-    return None
 
 
 def check_known(name: str, tokenizer: Tokenizer, ids: np.ndarray) -> None:

@@ -44,6 +44,7 @@ from myllm.train.memory import check_memory, fitting_batch
 from myllm.train.optim import OPTIMIZERS
 from myllm.train.own_text import check_known, own_text
 from myllm.train.planner import plan_run, planned_names
+from myllm.train.provenance import Provenance
 from myllm.train.request import (
     Request,
     check_begun,
@@ -213,7 +214,7 @@ def start(request: Request) -> Session:
     config = fitted(config, token_file).validate()
     if begun is not None and not planned.chosen("batch_size"):
         config = _with_fitting_batch(config)
-    trainer = _build_trainer(config, token_file)
+    trainer = _build_trainer(config, token_file, begun)
     if begun is not None:
         _begin_with(begun, trainer)
     config = dataclasses.replace(config, train=trainer.config)
@@ -274,7 +275,9 @@ def _begin_with(run: RunFolder, trainer: Trainer) -> None:
     log.info("begun with the model of %s: validation loss %.4f on this text", run.name, loss)
 
 
-def _build_trainer(config: RunConfig, token_file: TokenFile, resumed: bool = False) -> Trainer:
+def _build_trainer(
+    config: RunConfig, token_file: TokenFile, begun: RunFolder | None = None, resumed: bool = False
+) -> Trainer:
     check_sequences(config)
     device, is_new = choose_device(config.train.device), config.from_run is None and not resumed
     check_memory(config.model, config.train, device, shape_is_free=is_new)
@@ -290,11 +293,33 @@ def _build_trainer(config: RunConfig, token_file: TokenFile, resumed: bool = Fal
         token_file.val_ranges,
         config.train,
         byte_counts=token_file.tokenizer.byte_counts(),
+        provenance=_provenance(token_file, model, begun),
+    )
+
+
+def _provenance(token_file: TokenFile, model: GPTModel, begun: RunFolder | None) -> Provenance:
+    return Provenance(
         fingerprint={
             "text": token_file.text_hash,
             "tokenizer": token_file.tokenizer.content_hash,
         },
+        facts={
+            "n_characters": token_file.n_characters,
+            "n_bytes": token_file.n_bytes,
+            "n_documents": token_file.n_documents,
+            "n_parameters": model.count_parameters(),
+            "knows_beginnings": token_file.n_documents > 1 or knows_beginnings(begun),
+        },
     )
+
+
+def knows_beginnings(run: RunFolder | None) -> bool:
+    """Whether the model of a run has seen a document begin after end of text: one that learned
+    from a single document has not, and what it writes there is noise."""
+    if run is None:
+        return False
+    metadata = run.checkpoints.metadata()
+    return bool(metadata.get("knows_beginnings", "imported_from" in metadata))
 
 
 # --------------------------------------------------------------- a run that continues
@@ -315,9 +340,11 @@ def resume(request: Request) -> Session:
     saved = run.config if newest is None else from_toml(run.checkpoints.folder(newest) / CONFIG)
     _check_unchanged(run, saved, config)
     token_file = own_text(run, config, run.tokenizer)
-    trainer = _build_trainer(config, token_file, resumed=True)
-    if config.from_run and not run.checkpoints.steps():
-        _begin_with(find_run(request.runs_dir, config.from_run), trainer)
+    at_beginning = config.from_run is not None and not run.checkpoints.steps()
+    begun = _begun(request, config) if at_beginning else None
+    trainer = _build_trainer(config, token_file, begun, resumed=True)
+    if begun is not None:
+        _begin_with(begun, trainer)
     trainer.attach(run)
     trainer.resume()
     if config.train.max_steps < trainer.step:

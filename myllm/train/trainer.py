@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 
 import numpy as np
-import torch
 
 from myllm.config import TrainConfig
 from myllm.data.dataset import TextDataset, batch_number
@@ -35,6 +34,7 @@ from myllm.train.loss import LossFunction, language_loss
 from myllm.train.observer import Observer, Observers, TensorBoard
 from myllm.train.optim import load_optimizer_tensors, optimizer_tensors
 from myllm.train.profiler import StepProfiler
+from myllm.train.provenance import Provenance
 from myllm.train.saver import BackgroundSaver
 from myllm.train.state import TrainState
 from myllm.train.step import StepResult, TrainStep
@@ -62,7 +62,7 @@ class Trainer:
         run: RunFolder | None = None,
         byte_counts: np.ndarray | None = None,
         observer: Observer | None = None,
-        fingerprint: dict[str, str] | None = None,
+        provenance: Provenance | None = None,
         loss: LossFunction = language_loss,
     ) -> None:
         """
@@ -75,7 +75,7 @@ class Trainer:
             run: where checkpoints and metrics go; none: nowhere.
             byte_counts: bytes of each token (V,), for bits per byte.
             observer: is told of steps and evaluations.
-            fingerprint: hashes that a checkpoint must share to be resumed, by what they are of.
+            provenance: what checkpoints tell of the text.
             loss: what training makes small.
 
         Raises:
@@ -96,7 +96,7 @@ class Trainer:
             T = train_data.context_length
             self.validation = Validation(model, val_tokens, val_ranges, byte_counts, T)
         self.observer = observer or Observer()
-        self.fingerprint = fingerprint or {}
+        self.provenance = provenance or Provenance()
         self.train_step = TrainStep(self.model, self.config, self.device, self.dtype, loss)
         self.state = TrainState()
         self.profiler = StepProfiler(config.profile)
@@ -297,14 +297,7 @@ class Trainer:
         if self.run is None or self._saver is None:
             return
         state = {"progress": self.state.to_json(), "scaler": self.train_step.scaler.state_dict()}
-        metadata = {
-            **self.fingerprint,
-            "torch": torch.__version__,
-            "threads": torch.get_num_threads(),
-            "device": self.device.type,
-            "dtype": str(self.dtype).removeprefix("torch."),
-            "world_size": 1,
-        }
+        metadata = self.provenance.metadata(self.device, self.dtype)
         model = host_copies(model_tensors(self.model))
         bad = [name for name, tensor in model.items() if not tensor.isfinite().all()]
         if bad:
@@ -330,21 +323,7 @@ class Trainer:
             self.run.restore_files(None)
             return
         checkpoint = self.run.checkpoints.load("last")
-        for what, wanted in self.fingerprint.items():
-            saved = str(checkpoint.metadata.get(what))
-            if saved != wanted:
-                raise InputError(
-                    f"cannot resume {self.run.name}: its {what} was another one "
-                    f"({saved[:12]}…, now {wanted[:12]}…); bring back the old {what}, or start a "
-                    "new run"
-                )
-        now = {"torch": torch.__version__, "threads": torch.get_num_threads()}
-        for what, value in now.items():
-            if checkpoint.metadata.get(what) != value:
-                log.warning(
-                    "%s: %s when it was saved, %s now; the run continues, though not bit for bit "
-                    "as it would have", what, checkpoint.metadata.get(what), value,
-                )  # fmt: skip
+        self.provenance.take_up(checkpoint, self.run.name)
         self._restore(checkpoint)
 
     def _restore(self, checkpoint: Checkpoint) -> None:
