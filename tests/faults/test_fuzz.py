@@ -318,7 +318,7 @@ def test_bad_input_is_one_line(targets, name, caplog):
     fuzz(targets, name, 150)
 
 
-NONSENSE = (
+NONSENSE: tuple[object, ...] = (
     float("inf"), float("-inf"), float("nan"), 10**400, -1, 0, 0.5, True, None, "x", "", [], {},
     [[]],
 )  # fmt: skip
