@@ -1,0 +1,158 @@
+"""A newcomer's first hour with a text, as a transcript: every line printed, every command told.
+
+python benchmarks/first_hour.py novel.txt --columns 80
+
+In a folder of its own, on a terminal of so many columns: train on the text, stop with Ctrl-C,
+resume, let it end, generate, write, evaluate, list, compare, delete. Each command that is printed
+on the way is run as it stands. What is wrong with the lines is told at the end: wider than the
+terminal, with a replacement character, or a command that does not work.
+"""
+
+from __future__ import annotations
+
+import argparse
+import codecs
+import fcntl
+import os
+import pty
+import re
+import select
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import tempfile
+import termios
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rich.cells import cell_len
+
+ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b\][^\x07]*\x07|\x1b[=>]")
+TOLD = re.compile(r"(?:^\s*|with: |try: |: )(myllm (?:\S.*\S))$")  # a command to the line's end
+
+
+@dataclass
+class Hour:
+    """The commands run so far and what was wrong."""
+
+    folder: Path
+    columns: int
+    wrong: list[str] = field(default_factory=list)
+    told: list[str] = field(default_factory=list)
+
+    def run(self, command: str, keys: str = "", stop_at: str = "", expect: int = 0) -> str:
+        """Runs a command of a shell on the terminal; Ctrl-C as soon as `stop_at` is shown."""
+        print(f"\n$ {command}", flush=True)
+        began = time.monotonic()
+        code, raw = self._on_terminal(command, keys, stop_at)
+        lines = shown(raw)
+        print("\n".join(lines))
+        print(f"[exit code {code}, {time.monotonic() - began:.1f} s]", flush=True)
+        if code != expect:
+            self.wrong.append(f"exit code {code}, not {expect}: {command}")
+        for line in lines:
+            self._check(line, command)
+        return "\n".join(lines)
+
+    def run_told(self) -> None:
+        """Runs each command that was printed and has not been run."""
+        while self.told:
+            command = self.told.pop(0)
+            if not command.startswith(("myllm train", "myllm runs delete")):
+                self.run(
+                    command, keys="/quit\n" if "write" in command or "chat" in command else ""
+                )
+
+    def _check(self, line: str, command: str) -> None:
+        if cell_len(line) > self.columns and "myllm " not in line:
+            self.wrong.append(f"{cell_len(line)} columns: {line!r} of {command}")
+        if "\N{REPLACEMENT CHARACTER}" in line:
+            self.wrong.append(f"replacement character: {line!r} of {command}")
+        if (match := TOLD.search(line)) and match[1] not in self.told and match[1] != command:
+            self.told.append(match[1])
+
+    def _on_terminal(self, command: str, keys: str, stop_at: str) -> tuple[int, str]:
+        controller, terminal = pty.openpty()
+        fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 40, self.columns, 0, 0))
+        process = subprocess.Popen(
+            command, shell=True, cwd=self.folder, stdin=terminal, stdout=terminal, stderr=terminal,
+            start_new_session=True, executable="/bin/bash", close_fds=True,
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        )  # fmt: skip
+        os.close(terminal)
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        text, typed, stopped = "", keys.splitlines(keepends=True), False
+        while True:
+            ready, _, _ = select.select([controller], [], [], 1.0)
+            if ready:
+                try:
+                    data = os.read(controller, 1 << 16)
+                except OSError:  # the last process has closed it
+                    break
+                if not data:
+                    break
+                text += decoder.decode(data)
+            elif typed:
+                os.write(controller, typed.pop(0).encode())
+            if stop_at and not stopped and stop_at in text:
+                time.sleep(2)
+                os.killpg(process.pid, signal.SIGINT)
+                stopped = True
+        os.close(controller)
+        return process.wait(), text
+
+
+def shown(raw: str) -> list[str]:
+    """The lines of a terminal's output: of what was drawn over, the last state."""
+    lines = []
+    for line in ESCAPES.sub("", raw.replace("\r\n", "\n")).split("\n"):
+        states = [state for state in line.split("\r") if state.strip()]
+        lines.append(states[-1].rstrip() if states else "")
+    return lines
+
+
+def main() -> None:
+    """Reads the arguments, spends the hour, tells what was wrong."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("text", type=Path)
+    parser.add_argument("--columns", type=int, default=80)
+    parser.add_argument("--train", default="", help="more flags of myllm train")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as place:
+        hour = Hour(Path(place), options.columns)
+        shutil.copy(options.text, place)
+        spend(hour, options.text.name, options.train)
+    print("\n".join(["", "what is wrong:", *hour.wrong] if hour.wrong else ["", "nothing wrong"]))
+    sys.exit(bool(hour.wrong))
+
+
+def spend(hour: Hour, text: str, flags: str) -> None:
+    """The hour."""
+    train = f"myllm train {text} {flags}".strip()
+    hour.run(train, stop_at="step ", expect=130)
+    hour.told.clear()
+    hour.run("myllm train --resume")
+    hour.run_told()
+    hour.run("myllm generate")
+    hour.run("myllm generate --num-samples 2 --max-new-tokens 40 --temperature 1.2")
+    hour.run("myllm write", keys="Es war\n\nexit\n")
+    hour.run("myllm chat", keys="/help\n/quit\n")
+    hour.run("myllm evaluate")
+    hour.run(f"myllm evaluate {text}")
+    hour.run(f"{train} --max-steps 20 --run second")
+    hour.told.clear()
+    hour.run("myllm runs")
+    hour.run("myllm runs compare second " + Path(text).stem)
+    hour.run("myllm runs show second")
+    hour.run("myllm runs delete second --yes")
+    hour.run_told()
+    hour.run("myllm runs")
+
+
+if __name__ == "__main__":
+    main()
