@@ -32,16 +32,15 @@ from myllm.data.prepare import prepare
 from myllm.data.sources import text_name
 from myllm.data.token_file import TokenFile
 from myllm.errors import ConfigError
-from myllm.model.gpt import ATTENTIONS, GPTModel
+from myllm.kinds import ATTENTIONS, OPTIMIZERS, SCHEDULES, TOKENIZERS
+from myllm.model.gpt import GPTModel
 from myllm.presets import Resolved, begun_from, resolve, resumed_from
 from myllm.runs.checkpoint import CONFIG
 from myllm.runs.folder import RunFolder, find_run
 from myllm.runs.weights import load_weights
 from myllm.system.atomic import TEMPORARY, make_folders, write_errors
 from myllm.system.device import choose_attention, choose_device
-from myllm.tokenizer import TOKENIZERS
 from myllm.train.memory import check_memory, fitting_batch
-from myllm.train.optim import OPTIMIZERS
 from myllm.train.own_text import check_known, own_text
 from myllm.train.planner import plan_run, planned_names
 from myllm.train.provenance import Provenance
@@ -52,7 +51,7 @@ from myllm.train.request import (
     check_prepared,
     check_resumed,
 )
-from myllm.train.schedules import SCHEDULES, learning_rate_factor
+from myllm.train.schedules import learning_rate_factor
 from myllm.train.sequences import as_sequences, check_sequences, fitted, sequence_length
 from myllm.train.trainer import Trainer
 
