@@ -36,7 +36,8 @@ MODEL_LIMITS: Limits = {
     "rope_high_freq_factor": (0.001, 1e6), "rope_original_context": (1, 2**20),
 }  # fmt: skip
 TRAIN_LIMITS: Limits = {
-    "minutes": (1e-6, 1e6), "batch_size": (1, 10**6), "accumulation_steps": (1, 10**6),
+    "minutes": (1e-6, 1e6), "epochs": (1e-6, 1e6), "threads": (1, 1024),
+    "batch_size": (1, 10**6), "accumulation_steps": (1, 10**6),
     "max_steps": (1, 10**9), "learning_rate": (1e-12, 10.0), "weight_decay": (0.0, 100.0),
     "warmup_steps": (0, 10**9), "min_learning_rate": (0.0, 1.0), "grad_clip": (0.0, 1e30),
     "eval_interval": (1, 10**9), "patience": (1, 10**9), "keep": (1, 10**6), "profile": (0, 1_000),
@@ -185,6 +186,7 @@ class TrainConfig:
     sequence_length: int | None = None  # tokens of a training sequence (None: the model's context)
     accumulation_steps: int = 1  # forward passes whose gradients make one step
     max_steps: int = 1000  # optimizer steps in all
+    epochs: float | None = None  # times through the training text (None: as max_steps says)
     optimizer: str = "muon"  # what turns gradients into updates
     learning_rate: float = 3e-3  # peak learning rate
     weight_decay: float = 0.1  # decoupled weight decay of the matrices
@@ -201,6 +203,7 @@ class TrainConfig:
     compile: bool | None = None  # torch.compile the blocks (None: where the run is long enough)
     activation_checkpointing: bool = False  # far less memory, a third more time
     device: str | None = None  # cpu, cuda, cuda:1, mps (None: the best one here)
+    threads: int | None = None  # of the CPU (None: as many as are fastest here and now)
     seed: int = 1  # all randomness follows from it
     tensorboard: bool = False  # also write TensorBoard events into the run folder
     profile: int = 0  # profile so many steps: a table, and a Chrome trace in the run folder

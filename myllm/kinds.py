@@ -33,9 +33,9 @@ class Kinds(MutableMapping[str, T]):
     >>> tables["mine"] = dict  # what is set needs no place
     >>> list(tables), tables.described()
     (['counter', 'mine'], 'counter (counts what it is given)')
-    >>> tables["conter"]
+    >>> tables["x"]
     Traceback (most recent call last):
-    myllm.errors.ConfigError: unknown table 'conter': did you mean counter? (choices: counter, mine)
+    myllm.errors.ConfigError: unknown table 'x': choices: counter, mine
     """
 
     def __init__(self, kind: str, places: Mapping[str, tuple[str, str]]) -> None:

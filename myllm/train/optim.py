@@ -1,4 +1,4 @@
-"""Room: parameters → groups and optimizers (`kinds.OPTIMIZERS`). Knows nothing of data or the loop."""
+"""Room: parameters → groups and optimizers. Knows nothing of data or the loop."""
 
 from __future__ import annotations
 

@@ -114,7 +114,13 @@ NEEDED: tuple[tuple[tuple[str, ...], Callable[[RunConfig], bool], str], ...] = (
 
 
 def check_effects(resolved: Resolved) -> None:
-    """Raises `ConfigError` for a flag that changes nothing, beside the others."""
+    """Raises `ConfigError` for a flag that changes nothing, or contradicts, beside the others."""
+    train = resolved.config.train
+    if train.epochs is not None and train.minutes is not None:
+        raise ConfigError(
+            f"epochs {train.epochs:g} and minutes {train.minutes:g}: both say how long to train; "
+            "give one of them"
+        )
     values, defaults = flat_values(resolved.config), flat_values(RunConfig())
     for names, has_effect, needed in NEEDED:
         for name in names:
