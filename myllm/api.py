@@ -36,6 +36,7 @@ from myllm.train.observer import Observer, Observers
 from myllm.train.request import Request
 from myllm.train.requeue import AUTO, decided, tell_if_finished
 from myllm.train.session import Session
+from myllm.train.threads import threads_put_back, use_threads
 
 StrPath = str | Path
 
@@ -87,11 +88,12 @@ def train(
     Traceback (most recent call last):
     myllm.errors.ConfigError: unknown setting 'd_modle': did you mean d_model? (choices: ...
     """
-    request = _request(texts, settings, config, run, resume, runs_dir, began)
-    made = session.start(request) if request.resume is None else session.resume(request)
-    if resume == AUTO:
-        tell_if_finished(made)
-    return _run_to_its_end(made, quiet, observer)
+    with threads_put_back():
+        request = _request(texts, settings, config, run, resume, runs_dir, began)
+        made = session.start(request) if request.resume is None else session.resume(request)
+        if resume == AUTO:
+            tell_if_finished(made)
+        return _run_to_its_end(made, quiet, observer)
 
 
 def _run_to_its_end(made: Session, quiet: bool, observer: Observer | None) -> Run:
@@ -122,7 +124,8 @@ def settings(
     >>> settings("novel.txt", size="cpu", seed=3).sources["seed"]
     'flags'
     """
-    return session.settings(_request(texts, settings, config, run, resume, runs_dir, began))
+    with threads_put_back():  # a plan chooses them
+        return session.settings(_request(texts, settings, config, run, resume, runs_dir, began))
 
 
 def _request(
@@ -223,11 +226,21 @@ def prepare(
 
 
 def load(
-    name: str | None = None, runs_dir: StrPath = "checkpoints", device: str | None = None
+    name: str | None = None,
+    runs_dir: StrPath = "checkpoints",
+    device: str | None = None,
+    threads: int | None = None,
 ) -> Run:
     """A run by name or path; without one, the run that was saved to last.
 
+    Args:
+        name: of the run, or the path of its folder.
+        runs_dir: the folder of runs.
+        device: where its model computes: cpu, cuda, mps; by default the best one here.
+        threads: of the CPU, for all that this process computes from now on.
+
     Raises:
+        ConfigError: a number of threads below 1.
         InputError: there is none; the message lists those that there are.
 
     >>> load("novel").name
@@ -236,6 +249,7 @@ def load(
     Traceback (most recent call last):
     myllm.errors.InputError: no run 'nobody' in checkpoints; there are: ...
     """
+    use_threads(threads)
     return Run(find_run(Path(runs_dir), None if name is None else str(name)), device)
 
 
@@ -256,7 +270,7 @@ def benchmark(
     Args:
         iterations: timed repetitions.
         size: cpu, gpu, 124m; by default what this machine trains in minutes.
-        settings: of the model, and preset, batch_size, optimizer, dtype, device.
+        settings: of the model, and preset, batch_size, optimizer, dtype, device, threads.
 
     Returns:
         Operations a second of the fastest matrix product here, and timings by name.
@@ -274,4 +288,6 @@ def benchmark(
     if not config.model.vocab_size:
         config = with_values(config, {"vocab_size": 4096})
     session.check_names(config.validate())
-    return run_benchmark(config.model, config.train, iterations)
+    with threads_put_back():
+        use_threads(config.train.threads)
+        return run_benchmark(config.model, config.train, iterations)

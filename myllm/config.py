@@ -18,13 +18,12 @@ from typing import Any
 
 from myllm.checks import Limits, check_ranges, check_text
 from myllm.errors import ConfigError, InputError
+from myllm.kinds import FEED_FORWARDS, NORMS
 from myllm.reading import Reading
 from myllm.registry import check_choice, unknown
 
-# Kinds with a table of classes (tokenizers, attentions, schedules …) are looked up there.
+# What is a class or function of its own (tokenizers, schedules …) has its table in `kinds`.
 POSITIONS = ("learned", "rotary")
-NORM_NAMES = ("layernorm", "rmsnorm")
-FEED_FORWARD_NAMES = ("gelu", "swiglu")
 DTYPE_NAMES = ("bfloat16", "float16", "float32")
 VAL_SPLITS = ("spread", "end")
 ON_NONFINITE = ("stop", "rollback")
@@ -37,7 +36,8 @@ MODEL_LIMITS: Limits = {
     "rope_high_freq_factor": (0.001, 1e6), "rope_original_context": (1, 2**20),
 }  # fmt: skip
 TRAIN_LIMITS: Limits = {
-    "minutes": (1e-6, 1e6), "batch_size": (1, 10**6), "accumulation_steps": (1, 10**6),
+    "minutes": (1e-6, 1e6), "epochs": (1e-6, 1e6), "threads": (1, 1024),
+    "batch_size": (1, 10**6), "accumulation_steps": (1, 10**6),
     "max_steps": (1, 10**9), "learning_rate": (1e-12, 10.0), "weight_decay": (0.0, 100.0),
     "warmup_steps": (0, 10**9), "min_learning_rate": (0.0, 1.0), "grad_clip": (0.0, 1e30),
     "eval_interval": (1, 10**9), "patience": (1, 10**9), "keep": (1, 10**6), "profile": (0, 1_000),
@@ -77,10 +77,10 @@ class GPTConfig:
     d_ff: int | None = None  # inner width of the feed-forward (None: 4 d_model; swiglu: 8/3)
     dropout: float = 0.1  # share of activations dropped while training (in steps of 1/256)
     bias: bool = True  # biases in the linear layers and in LayerNorm
-    position: str = "learned"  # how positions enter: learned, rotary
-    norm: str = "layernorm"  # layernorm, rmsnorm
+    position: str = "learned"  # how positions enter the model
+    norm: str = "layernorm"  # how activations are normalised
     norm_eps: float = 1e-5  # added to the variance inside a norm
-    feed_forward: str = "gelu"  # gelu (tanh form), swiglu
+    feed_forward: str = "gelu"  # what follows attention in a block
     qk_norm: bool = False  # normalise queries and keys per head before attention
     rope_theta: float = 10000.0  # base of the rotary wavelengths
     rope_factor: float = 1.0  # slows rotary positions for longer contexts, as Llama 3.1 (1: off)
@@ -88,7 +88,7 @@ class GPTConfig:
     rope_high_freq_factor: float = 4.0  # … not at all, what turns more often in it
     rope_original_context: int = 8192  # … the context length that was trained first
     tie_weights: bool = True  # the output head shares the token embedding's weights
-    attention: str | None = None  # flash (fused kernel), manual; they agree (None: the faster)
+    attention: str | None = None  # how attention is computed (None: the faster of the two)
 
     def validate(self) -> GPTConfig:
         """Checks every value and how they fit together; returns itself.
@@ -109,8 +109,8 @@ class GPTConfig:
                 "below the second"
             )
         check_choice("position", self.position, POSITIONS)
-        check_choice("norm", self.norm, NORM_NAMES)
-        check_choice("feed_forward", self.feed_forward, FEED_FORWARD_NAMES)
+        check_choice("norm", self.norm, NORMS)
+        check_choice("feed_forward", self.feed_forward, FEED_FORWARDS)
         if self.head_dim is None and self.d_model % self.n_heads:
             fits = [n for n in range(1, self.d_model + 1) if self.d_model % n == 0]
             remedy = min(fits, key=lambda n: abs(n - self.n_heads))
@@ -161,8 +161,8 @@ class DataConfig(Reading):
     """Where the text comes from and how it becomes tokens."""
 
     paths: tuple[str, ...] = positional(())  # files, folders, or - for standard input
-    data: str | None = None  # a corpus to download instead of paths: shakespeare
-    tokenizer: str = "bpe"  # bpe (byte pairs, any text), char (one token per character)
+    data: str | None = None  # a corpus to download instead of paths
+    tokenizer: str = "bpe"  # how text becomes tokens
     val_split: str = "spread"  # which tenth is held out: spread (ten pieces), end (the last)
     data_dir: str = "data"  # folder for token files and downloads; safe to delete
 
@@ -186,10 +186,11 @@ class TrainConfig:
     sequence_length: int | None = None  # tokens of a training sequence (None: the model's context)
     accumulation_steps: int = 1  # forward passes whose gradients make one step
     max_steps: int = 1000  # optimizer steps in all
-    optimizer: str = "muon"  # muon (hidden matrices; AdamW for the rest), adamw
+    epochs: float | None = None  # times through the training text (None: as max_steps says)
+    optimizer: str = "muon"  # what turns gradients into updates
     learning_rate: float = 3e-3  # peak learning rate
     weight_decay: float = 0.1  # decoupled weight decay of the matrices
-    schedule: str = "wsd"  # constant, cosine, linear_warmup, one_cycle, wsd
+    schedule: str = "wsd"  # the learning rate over the run, after its rise
     warmup_steps: int = 50  # steps of rising learning rate (at most a fifth of the run)
     min_learning_rate: float = 0.0  # where a decaying schedule ends, as a share of the peak
     grad_clip: float = 1.0  # the largest norm of a step's gradient (0: off)
@@ -198,10 +199,11 @@ class TrainConfig:
     keep: int = 2  # checkpoints kept besides the best one, never fewer than two
     on_nonfinite: str = "stop"  # a loss of NaN or infinity: stop, rollback (and skip the batch)
     on_disk_full: str = "stop"  # no room for a checkpoint: stop, wait (until there is)
-    dtype: str | None = None  # float32, bfloat16, float16 (None: what is fastest here)
+    dtype: str | None = None  # of products while training (None: what is fastest here)
     compile: bool | None = None  # torch.compile the blocks (None: where the run is long enough)
     activation_checkpointing: bool = False  # far less memory, a third more time
     device: str | None = None  # cpu, cuda, cuda:1, mps (None: the best one here)
+    threads: int | None = None  # of the CPU (None: as many as are fastest here and now)
     seed: int = 1  # all randomness follows from it
     tensorboard: bool = False  # also write TensorBoard events into the run folder
     profile: int = 0  # profile so many steps: a table, and a Chrome trace in the run folder
@@ -258,8 +260,8 @@ class SamplingConfig:
 class RunConfig:
     """All that determines a training run; kept in its folder as `config.toml`."""
 
-    preset: str = "modern"  # layout and recipe: modern, gpt2, llama
-    size: str | None = None  # cpu, gpu, 124m (None: what this machine trains in minutes)
+    preset: str = "modern"  # layout of the model, and the recipe that trains it
+    size: str | None = None  # how large it is (None: what this machine trains in minutes)
     from_run: str | None = field(default=None, metadata=FROM)  # begin with this run's model
     model: GPTConfig = field(default_factory=GPTConfig)
     text: DataConfig = field(default_factory=DataConfig)

@@ -17,6 +17,7 @@ from rich.text import Text
 
 from myllm.runs.metrics import Metrics
 from myllm.system.terminal import printable
+from myllm.train.epochs import n_tokens_of
 from myllm.train.observer import Observer
 from myllm.train.trainer import Trainer
 
@@ -115,16 +116,18 @@ def plan_lines(trainer: Trainer, token_file: TokenFile) -> list[str]:
     per_step = trainer.train_data.batch_size * T
     of_length = f" in sequences of {T:,}" if T < shape.context_length else ""
     dtype = str(trainer.dtype).removeprefix("torch.")
+    threads = f"{n} thread{'s' * (n > 1)}, " if (n := trainer.config.threads) else ""
     begin = f"from step {trainer.step} " if trainer.step else ""
     assert trainer.run is not None
+    n_times = config.max_steps * per_step / n_tokens_of(token_file.train_ranges)
     return [
         f"text    {token_file.n_characters:,} characters, {token_file.n_tokens:,} tokens "
         f"({token_file.tokenizer.kind}, vocabulary {token_file.tokenizer.vocab_size:,}), {names}",
         f"model   {trainer.model.count_parameters():,} parameters: {shape.n_layers} layers, "
         f"{shape.d_model} wide, {shape.n_heads} heads, context {shape.context_length}",
-        f"device  {trainer.device}, {dtype}",
+        f"device  {trainer.device}, {threads}{dtype}",
         f"steps   {begin}to {config.max_steps:,}, {per_step:,} tokens each{of_length} "
-        f"({config.max_steps * per_step / token_file.n_tokens:.1f} times the text)",
+        f"({n_times:.1f} times the text)",
         f"saved   in {trainer.run.path}",
     ]
 

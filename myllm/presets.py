@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from myllm.config import SETTINGS, GPTConfig, RunConfig, field_types, flat_values, with_values
+from myllm.errors import ConfigError
 from myllm.registry import Registry
 
 # The CPU size ends within 4 minutes on two cores. No dropout: it sees the text once or twice
@@ -68,6 +69,8 @@ class Resolved:
         Raises:
             ConfigError: an unknown name, or a value of another type.
         """
+        if "max_steps" in values and self.config.train.epochs is not None:
+            values = {"epochs": None, **values}
         config = with_values(self.config, values)
         return Resolved(config, {**self.sources, **dict.fromkeys(values, layer)})
 
@@ -105,9 +108,15 @@ def resolve(
     ['preset', 'size', 'file', 'flags', 'default']
     """
     file, flags = file or {}, flags or {}
+    for named in (file, flags):
+        if named.get("epochs") is not None and named.get("max_steps") is not None:
+            raise ConfigError(
+                f"epochs {named['epochs']} and max_steps {named['max_steps']}: both say how long "
+                "to train; give one of them"
+            )
     if base is None:
-        named = with_values(RunConfig(preset, size), {**file, **flags})
-        base = _default(named.preset, named.size or size)
+        chosen = with_values(RunConfig(preset, size), {**file, **flags})
+        base = _default(chosen.preset, chosen.size or size)
     return base.over("plan", plan or {}).over("file", file).over("flags", flags)
 
 

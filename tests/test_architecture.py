@@ -21,7 +21,7 @@ PAGE = PROJECT / "docs" / "development.md"
 BEGIN, END = "<!-- rooms: begin -->", "<!-- rooms: end -->"
 MAX_LINES, MAX_FUNCTION_LINES = 400, 50
 
-GROUND = {"errors", "registry", "checks"}
+GROUND = {"errors", "registry", "checks", "kinds"}
 LOW = GROUND | {"config", "presets", "reading", "system"}
 TEXT = LOW | {"tokenizer"}
 MIDDLE = TEXT | {"data", "model", "runs"}
@@ -30,6 +30,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "registry": {"errors"},
     "checks": {"errors"},
+    "kinds": {"registry"},
     "reading": GROUND,
     "config": GROUND | {"reading"},
     "presets": GROUND | {"config"},
@@ -48,7 +49,16 @@ MAY_IMPORT: dict[str, set[str]] = {
     "__init__": set(),  # hands on what `api` and others define, when it is asked for
     "__main__": {"cli"},
 }
-WITHOUT_TORCH = {"errors", "registry", "checks", "reading", "config", "presets", "tokenizer"}
+WITHOUT_TORCH = {
+    "errors",
+    "registry",
+    "kinds",
+    "checks",
+    "reading",
+    "config",
+    "presets",
+    "tokenizer",
+}
 WITHOUT_TORCH |= {
     f"data.{room}" for room in ("sources", "corpora", "prepare", "token_file", "encode")
 }

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -195,17 +198,76 @@ class TestREADME:
             assert done.stdout.strip(), shlex.join(args)
 
 
+class Example(NamedTuple):
+    """A kind that the guide adds: its file, what to try with it, and its line in a table."""
+
+    path: Path
+    file: str
+    table: str
+    line: str
+    trial: str
+
+    @property
+    def name(self) -> str:
+        return self.line.split('"')[1]
+
+
+def examples() -> list[Example]:
+    """The kinds that the guide adds."""
+    block = r"```python\n(.*?)^```\n"
+    named = r"^Line in `myllm/kinds.py`, `(\w+)`: `([^\n]*)`\n"
+    pattern = rf"^File `(\S+)`:\n\n{block}\n{named}\n{block}"
+    found = re.findall(pattern, DEVELOPMENT, re.MULTILINE | re.DOTALL)
+    return [Example(Path(path), *rest) for path, *rest in found]
+
+
+CACHES = shutil.ignore_patterns("__pycache__", ".*")
+OVER_TABLES = "tokenizer model optim parse architecture docs config contradictions formats".split()
+
+
 class TestDevelopment:
-    @pytest.mark.parametrize("number", range(len(blocks(DEVELOPMENT, "python"))))
-    def test_example_runs_as_it_is(self, number: int, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("example", examples(), ids=lambda example: example.path.stem)
+    def test_example_runs_as_it_is(self, example: Example, tmp_path: Path) -> None:
         path = tmp_path / "example.py"
-        path.write_text(blocks(DEVELOPMENT, "python")[number], encoding="utf-8")
+        path.write_text(f"{example.file}\n{example.trial}", encoding="utf-8")
         done = subprocess.run([sys.executable, str(path)], capture_output=True, cwd=tmp_path)
         assert done.returncode == 0, done.stderr.decode(errors="replace")
 
     def test_there_is_an_example_of_each_kind(self) -> None:
-        for table in ("TOKENIZERS", "ATTENTIONS", "SCHEDULES"):
-            assert any(f'{table}["' in block for block in blocks(DEVELOPMENT, "python")), table
+        tables = [example.table for example in examples()]
+        assert tables == ["TOKENIZERS", "ATTENTIONS", "SCHEDULES"]
+        assert 2 * len(tables) == len(blocks(DEVELOPMENT, "python"))
+
+    @pytest.mark.slow
+    def test_a_copy_with_the_examples_passes_the_tests(self, tmp_path: Path) -> None:
+        """What the guide says to do, done: help knows the new kinds, tests run over them."""
+        for folder in ("myllm", "tests", "docs"):
+            shutil.copytree(ROOT / folder, tmp_path / folder, ignore=CACHES)
+        for name in ("pyproject.toml", "README.md"):
+            shutil.copy(ROOT / name, tmp_path)
+        kinds = tmp_path / "myllm" / "kinds.py"
+        for example in examples():
+            (tmp_path / example.path).write_text(example.file, encoding="utf-8")
+            table = re.compile(rf"^({example.table}: .*\{{)$", re.MULTILINE)
+            text, n = table.subn(rf"\1\n    {example.line}", kinds.read_text(encoding="utf-8"))
+            assert n == 1
+            kinds.write_text(text, encoding="utf-8")
+        environment = {**os.environ, "PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1"}
+
+        def python(*args: str) -> str:
+            done = subprocess.run(
+                [sys.executable, *args], cwd=tmp_path, env=environment, capture_output=True,
+                text=True, encoding="utf-8", timeout=600,
+            )  # fmt: skip
+            assert done.returncode == 0, done.stdout + done.stderr
+            return done.stdout
+
+        python("tests/test_architecture.py")
+        known = python("-m", "myllm", "train", "--help")
+        for example in examples():
+            assert example.name in known
+        tests = [f"tests/test_{name}.py" for name in OVER_TABLES]
+        python("-m", "pytest", "-q", "-x", "-m", "not slow", "-p", "no:cacheprovider", *tests)
 
     def test_registering_is_all_that_a_new_kind_needs(
         self, folder: Path, monkeypatch: pytest.MonkeyPatch

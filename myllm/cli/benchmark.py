@@ -14,12 +14,13 @@ from myllm.config import GPTConfig
 class BenchmarkOptions:
     """Measure training and generation speed on this machine."""
 
-    size: str | None = None  # cpu, gpu, 124m (None: what this machine trains in minutes)
+    size: str | None = None  # how large it is (None: what this machine trains in minutes)
     preset: str = "modern"  # layout of the model
     batch_size: int | None = None  # sequences in one forward pass (None: the size's)
-    optimizer: str = "muon"  # muon, adamw
+    optimizer: str = "muon"  # what turns gradients into updates
     dtype: str | None = None  # float32, bfloat16, float16 (None: what is fastest here)
     device: str | None = None  # cpu, cuda, mps (None: the best one here)
+    threads: int | None = None  # of the CPU (None: as many as there are cores for them)
     iterations: int = 20  # timed repetitions
     model: dict[str, Any] = given(GPTConfig)
     debug: bool = False  # show the traceback of an error
@@ -32,7 +33,9 @@ def benchmark(options: BenchmarkOptions) -> None:
 
     from myllm import api
 
-    settings = {name: getattr(options, name) for name in ("optimizer", "dtype", "device")}
+    settings = {
+        name: getattr(options, name) for name in ("optimizer", "dtype", "device", "threads")
+    }
     settings |= {"preset": options.preset, **options.model}
     if options.batch_size is not None:
         settings["batch_size"] = options.batch_size

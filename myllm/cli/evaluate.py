@@ -19,6 +19,7 @@ class EvaluateOptions(Common):
     paths: tuple[str, ...] = positional(())  # texts (none: the run's validation split)
     run: str | None = None  # the run's name or folder (None: the newest)
     device: str | None = None  # cpu, cuda, mps (None: the best one here)
+    threads: int | None = None  # of the CPU (None: as many as there are cores for them)
     reading: dict[str, Any] = given(Reading)
 
 
@@ -30,7 +31,7 @@ def evaluate(options: EvaluateOptions) -> None:
     if not options.paths and options.reading:
         flag = next(iter(options.reading)).replace("_", "-")
         raise ConfigError(f"--{flag} says how a text is read, and none is named")
-    run = api.load(options.run, options.runs_dir, options.device)
+    run = api.load(options.run, options.runs_dir, options.device, options.threads)
     for path in options.paths or (None,):
         found = run.evaluate(path, **options.reading)
         say(

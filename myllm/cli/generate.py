@@ -24,6 +24,7 @@ class GenerateOptions(Common):
     prompt: str = positional("")  # the beginning of the text
     run: str | None = None  # the run's name or folder (None: the newest)
     device: str | None = None  # cpu, cuda, mps (None: the best one here)
+    threads: int | None = None  # of the CPU (None: as many as there are cores for them)
     sampling: dict[str, Any] = given(SamplingConfig)
 
 
@@ -33,7 +34,7 @@ def generate(options: GenerateOptions) -> None:
     from myllm import api
     from myllm.system.terminal import Screen
 
-    run = api.load(options.run, options.runs_dir, options.device)
+    run = api.load(options.run, options.runs_dir, options.device, options.threads)
     pieces = run.stream(options.prompt, **options.sampling)
     screen = Screen(sys.stdout)
     screen.write(options.prompt)

@@ -21,7 +21,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, TypeVar
 
-from myllm import config, reading
+from myllm import config, kinds, reading
 from myllm.checks import shortened, unescaped
 from myllm.config import DataConfig, GPTConfig, RunConfig, SamplingConfig, TrainConfig, flat_values
 from myllm.errors import ConfigError
@@ -299,19 +299,20 @@ def _help(options: type[Any], verb: str, values: Mapping[str, Any]) -> str:
 
 
 def _choices() -> dict[str, Iterable[str]]:
-    """What help lists, of what can be had without torch. An unknown name is refused where it is
-    looked up."""
+    """What help lists. An unknown name is refused where it is looked up."""
     from myllm.data.corpora import CORPORA
-    from myllm.tokenizer import TOKENIZERS
 
     return {
         "preset": PRESETS,
         "size": SIZES,
         "data": CORPORA,
-        "tokenizer": TOKENIZERS,
+        "tokenizer": kinds.TOKENIZERS,
         "position": config.POSITIONS,
-        "norm": config.NORM_NAMES,
-        "feed_forward": config.FEED_FORWARD_NAMES,
+        "norm": kinds.NORMS,
+        "feed_forward": kinds.FEED_FORWARDS,
+        "attention": kinds.ATTENTIONS,
+        "optimizer": kinds.OPTIMIZERS,
+        "schedule": kinds.SCHEDULES,
         "dtype": config.DTYPE_NAMES,
         "encoding_errors": reading.ENCODING_ERRORS,
         "on_bad_file": reading.ON_BAD_FILE,
@@ -343,6 +344,8 @@ def _add_help(group: Any, flag: Flag, default: Any, choices: Iterable[str]) -> N
     if flag.positional:
         group.add_argument(flag.name, metavar=flag.flag.upper(), nargs="?", help=text)
         return
+    if isinstance(choices, kinds.Kinds) and (words := choices.described()):
+        text += f": {words}"
     shown = {True: "on", False: "off"}.get(default, default) if flag.is_switch else default
     text += " (repeatable)" if flag.is_list else f" (default: {shown})"
     text = text.replace("%", "%%")

@@ -16,6 +16,7 @@ class WriteOptions(Common):
 
     run: str | None = None  # the run's name or folder (None: the newest)
     device: str | None = None  # cpu, cuda, mps (None: the best one here)
+    threads: int | None = None  # of the CPU (None: as many as there are cores for them)
     sampling: dict[str, Any] = given(SamplingConfig)
 
 
@@ -31,7 +32,7 @@ def write(options: WriteOptions) -> None:
     from myllm.cli.writer import Writer
     from myllm.system.terminal import say
 
-    run = api.load(options.run, options.runs_dir, options.device)
+    run = api.load(options.run, options.runs_dir, options.device, options.threads)
     if isinstance(options, ChatOptions):
         say(_why_no_chat(run.generator.tokenizer.chat_template, run.name))
     Writer(run.generator, sampling).run()

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from myllm.config import GPTConfig
 from myllm.errors import InputError
+from myllm.kinds import ATTENTIONS
 
 
 @dataclass(frozen=True)
@@ -109,9 +110,12 @@ def layout_of(config: GPTConfig) -> Layout:
     Raises:
         InputError: no other program has it; the message names the settings that differ.
     """
+    standard = ATTENTIONS[config.attention or "flash"].is_standard
     differences = {}
     for layout in LAYOUTS.values():
         wrong = {n: v for n, v in layout.shape.items() if getattr(config, n) != v}
+        if not standard:
+            wrong["attention"] = "flash"
         if not wrong:
             return layout
         differences[layout.model_type] = wrong

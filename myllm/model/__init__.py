@@ -1,9 +1,8 @@
 """Room: the model wing: tokens → logits. Knows nothing of text, files or optimizers."""
 
+from myllm.kinds import ATTENTIONS, FEED_FORWARDS
 from myllm.model.cache import KVCache
 from myllm.model.gpt import (
-    ATTENTIONS,
-    FEED_FORWARDS,
     FeedForward,
     FlashAttention,
     GPTModel,

@@ -17,9 +17,9 @@ from torch.utils.checkpoint import checkpoint
 
 from myllm.config import GPTConfig
 from myllm.errors import ConfigError
+from myllm.kinds import ATTENTIONS, FEED_FORWARDS, NORMS
 from myllm.model.cache import Cache, Positions, check_context
 from myllm.model.dropout import Dropout
-from myllm.registry import Registry
 
 INIT_STD = 0.02  # GPT-2's; of embeddings and of linear layers that do not end a residual branch
 QUERY_BLOCK = 64  # queries that `MultiHeadAttention` takes at a time
@@ -53,8 +53,18 @@ class Head(nn.Linear):
     role = Role.HEAD
 
 
+class LayerNorm(nn.LayerNorm):
+    """LayerNorm (arXiv 1607.06450) over the last `size` features."""
+
+    def __init__(self, config: GPTConfig, size: int) -> None:
+        super().__init__(size, eps=config.norm_eps, bias=config.bias)
+
+
 class RMSNorm(nn.RMSNorm):
     """RMSNorm (arXiv 1910.07467) in the dtype of its input, as the fused kernels want it."""
+
+    def __init__(self, config: GPTConfig, size: int) -> None:
+        super().__init__(size, eps=config.norm_eps)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
@@ -121,7 +131,12 @@ class MultiHeadAttention(nn.Module):
     With fewer key and value heads than heads it is grouped-query attention (arXiv 2305.13245);
     with one it is multi-query attention. Optionally queries and keys are normalised per head
     (arXiv 2302.05442) and turned by their position.
+
+    Attributes:
+        is_standard: whether `attend` computes this very function, as other programs do.
     """
+
+    is_standard = True  # a variant that computes another one says that it does not
 
     def __init__(self, config: GPTConfig, layer: int) -> None:
         super().__init__()
@@ -133,8 +148,8 @@ class MultiHeadAttention(nn.Module):
         self.W_v = nn.Linear(config.d_model, config.kv_heads * D, bias=config.bias)
         self.W_o = nn.Linear(config.n_heads * D, config.d_model, bias=config.bias)
         self.dropout = Dropout(config.dropout_rate)
-        self.q_norm = build_norm(config, D) if config.qk_norm else None
-        self.k_norm = build_norm(config, D) if config.qk_norm else None
+        self.q_norm = NORMS[config.norm](config, D) if config.qk_norm else None
+        self.k_norm = NORMS[config.norm](config, D) if config.qk_norm else None
         self.output_std = INIT_STD / math.sqrt(2 * config.n_layers)
 
     def reset_parameters(self) -> None:
@@ -252,9 +267,9 @@ class TransformerBlock(nn.Module):
 
     def __init__(self, config: GPTConfig, layer: int) -> None:
         super().__init__()
-        self.ln1 = build_norm(config, config.d_model)
+        self.ln1 = NORMS[config.norm](config, config.d_model)
         self.attention = ATTENTIONS[config.attention or "flash"](config, layer)
-        self.ln2 = build_norm(config, config.d_model)
+        self.ln2 = NORMS[config.norm](config, config.d_model)
         self.feed_forward = FEED_FORWARDS[config.feed_forward](config)
         self.dropout = Dropout(config.dropout_rate)
 
@@ -292,7 +307,7 @@ class GPTModel(nn.Module):
             self.rotary = RotaryPosition(config)
         self.dropout = Dropout(config.dropout_rate)
         self.blocks = nn.ModuleList(TransformerBlock(config, i) for i in range(config.n_layers))
-        self.ln_final = build_norm(config, config.d_model)
+        self.ln_final = NORMS[config.norm](config, config.d_model)
         self.lm_head = Head(config.d_model, config.vocab_size, bias=False)
         if config.tie_weights:
             self.lm_head.weight = self.token_embedding.weight
@@ -304,10 +319,10 @@ class GPTModel(nn.Module):
             nn.init.normal_(embedding.weight, std=INIT_STD)
         if not self.config.tie_weights:
             init_linear(self.lm_head, INIT_STD)
-        own = (MultiHeadAttention, FeedForward, nn.LayerNorm, nn.RMSNorm, RotaryPosition)
         for module in self.modules():
-            if isinstance(module, own):
-                module.reset_parameters()
+            draw = getattr(module, "reset_parameters", None)
+            if draw and not isinstance(module, (GPTModel, nn.Linear, nn.Embedding)):
+                draw()
 
     def forward(
         self, tokens: Tensor, cache: Cache | None = None, counts: Sequence[int] | None = None
@@ -368,13 +383,6 @@ class GPTModel(nn.Module):
         return 6 * (self.count_parameters() - looked_up) + 12 * self.config.n_layers * T * width
 
 
-def build_norm(config: GPTConfig, size: int) -> nn.Module:
-    """LayerNorm (arXiv 1607.06450) or RMSNorm over the last `size` features."""
-    if config.norm == "layernorm":
-        return nn.LayerNorm(size, eps=config.norm_eps, bias=config.bias)
-    return RMSNorm(size, eps=config.norm_eps)
-
-
 def parameter_roles(model: nn.Module) -> dict[str, Role]:
     """The role of each parameter by its name in `named_parameters`; a tied one's first role."""
     said: dict[nn.Parameter, Role] = {}
@@ -390,11 +398,3 @@ def init_linear(linear: nn.Linear, std: float) -> None:
     nn.init.normal_(linear.weight, std=std)
     if linear.bias is not None:
         nn.init.zeros_(linear.bias)
-
-
-ATTENTIONS: Registry[type[MultiHeadAttention]] = Registry(
-    "attention", {"flash": FlashAttention, "manual": MultiHeadAttention}
-)
-FEED_FORWARDS: Registry[type[FeedForward]] = Registry(
-    "feed_forward", {"gelu": FeedForward, "swiglu": SwiGLU}
-)

@@ -13,8 +13,10 @@ from pathlib import Path
 
 CGROUP = Path("/sys/fs/cgroup")
 MEMINFO = Path("/proc/meminfo")
+THREADS = "OMP_NUM_THREADS"
 # how threads wait: as every OpenMP knows it; for GCC's, which PyTorch has on Linux; for LLVM's
 WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+_set_here: dict[str, str] = {}  # variables of the environment
 
 
 def available_cores() -> int:
@@ -37,10 +39,15 @@ def use_available_cores() -> None:
     for, and they wait for longer still. What the user has set takes precedence.
     """
     cores = available_cores()
-    if cores < (os.cpu_count() or 1):
-        os.environ.setdefault("OMP_NUM_THREADS", str(cores))
+    if cores < (os.cpu_count() or 1) and THREADS not in os.environ:
+        os.environ[THREADS] = _set_here[THREADS] = str(cores)
     if not any(name in os.environ for name in WAITING):
         os.environ["OMP_WAIT_POLICY"] = "passive"
+
+
+def user_chose_threads() -> bool:
+    """Whether the environment says how many threads there shall be, and we have not said it."""
+    return os.environ.get(THREADS) != _set_here.get(THREADS)
 
 
 def available_memory_bytes() -> int | None:

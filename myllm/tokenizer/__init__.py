@@ -1,16 +1,16 @@
 """Room: text ↔ ids, by tokenizers of several kinds. Knows nothing of files of tokens or models.
 
-To add a tokenizer: a subclass of `Tokenizer` in a file of its own, one entry in `TOKENIZERS`.
+To add a tokenizer: a subclass of `Tokenizer` in a file of its own, one line in `kinds.TOKENIZERS`.
 """
 
 from __future__ import annotations
 
+from myllm.kinds import TOKENIZERS
 from myllm.tokenizer.base import (
     BYTE_NAMES,
     END_OF_TEXT,
     NAME_TO_BYTE,
     REPLACEMENT,
-    TOKENIZERS,
     TRAINED,
     EngineTokenizer,
     TextSource,
@@ -37,7 +37,6 @@ __all__ = [
     "iterate_texts",
 ]
 
-TOKENIZERS |= {"bpe": BPETokenizer, "char": CharTokenizer}
 TRAINED |= {"imported": ImportedTokenizer}
 
 
@@ -45,7 +44,7 @@ def build_tokenizer(kind: str, vocab_size: int) -> Tokenizer:
     """An untrained tokenizer of a kind named in `TOKENIZERS`.
 
     Args:
-        kind: `bpe` or `char`.
+        kind: a name in `TOKENIZERS`.
         vocab_size: the size to reach, for a kind that has the choice.
 
     Raises:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 import numpy as np
 
 from myllm.errors import InputError
-from myllm.registry import Registry
+from myllm.kinds import TOKENIZERS
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as Engine
@@ -21,22 +21,29 @@ if TYPE_CHECKING:
 END_OF_TEXT = "<|endoftext|>"
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
-# Those to train, by kind; `tokenizer.py` fills it.
-TOKENIZERS: Registry[type[Tokenizer]] = Registry("tokenizer")
-TRAINED: dict[str, type[Tokenizer]] = {}  # those that others have trained
+TRAINED: dict[str, type[Tokenizer]] = {}  # those that others have trained, by kind
 
 TextSource: TypeAlias = str | Path | Iterable[str | Path]
 """A text, a UTF-8 file (as a `Path`), or an iterable of both."""
 
 
 class Tokenizer(ABC):
-    """What every tokenizer has. Text is `str`, ids are `list[int]`."""
+    """What every tokenizer has. Text is `str`, ids are `list[int]`.
+
+    Attributes:
+        kind: its name in `kinds.TOKENIZERS`, in `--tokenizer` and in `tokenizer.json`.
+        learns: whether `train` takes anything from the text.
+        has_size: whether a vocabulary size can be asked for; such a kind overrides `build`.
+    """
 
     kind: ClassVar[str]
+    learns: ClassVar[bool] = True
+    has_size: ClassVar[bool] = False
 
     @classmethod
     def build(cls, vocab_size: int) -> Tokenizer:
-        """An untrained one. A kind that can be told the size of its vocabulary overrides this.
+        """An untrained one. A kind that can be told the size of its vocabulary (`has_size`)
+        overrides this.
 
         Args:
             vocab_size: the size to reach in training.
@@ -183,7 +190,8 @@ class Tokenizer(ABC):
         except (ValueError, RecursionError):
             raise InputError(f"{path} is not a tokenizer: it is not valid JSON") from None
         kind = content.get("kind") if isinstance(content, dict) else None
-        found = {**TRAINED, **TOKENIZERS}.get(kind) if isinstance(kind, str) else None
+        known = TOKENIZERS if kind in TOKENIZERS else TRAINED
+        found: type[Tokenizer] | None = known.get(kind) if isinstance(kind, str) else None
         if found is None:
             raise InputError(f"{path} is not a tokenizer: its kind is {kind!r}")
         if not issubclass(found, cls):

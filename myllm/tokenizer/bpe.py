@@ -30,6 +30,7 @@ class BPETokenizer(EngineTokenizer):
     """
 
     kind = "bpe"
+    has_size = True
 
     def __init__(self, vocab_size: int = 10000) -> None:
         """

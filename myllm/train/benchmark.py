@@ -86,6 +86,24 @@ def benchmark_training_step(
         config: optimizer and precision.
         budget_s: after so many seconds no step is begun, but for a first one that is timed.
     """
+    device = model.token_embedding.weight.device
+    step = training_step(model, batch_size, seq_len, config)
+    seconds = _median_seconds(step, device, n_iterations, budget_s)
+    flops = model.estimate_flops_per_token(seq_len)
+    return _timing(seconds, batch_size * seq_len, flops, device)
+
+
+def training_step(
+    model: GPTModel, batch_size: int, seq_len: int, config: TrainConfig
+) -> Callable[[], None]:
+    """A function that does a whole training step on random tokens; it changes the weights.
+
+    Args:
+        model: on its device.
+        batch_size: B.
+        seq_len: T, at most the context length.
+        config: optimizer and precision.
+    """
     tokens = _random_tokens(model, batch_size, seq_len)
     batch = Batch(tokens, tokens, torch.ones_like(tokens, dtype=torch.bool))
     device = tokens.device
@@ -100,9 +118,7 @@ def benchmark_training_step(
         optimizer.step()
         model.zero_grad(set_to_none=True)
 
-    seconds = _median_seconds(step, device, n_iterations, budget_s)
-    flops = model.estimate_flops_per_token(seq_len)
-    return _timing(seconds, batch_size * seq_len, flops, device)
+    return step
 
 
 def benchmark_generation(

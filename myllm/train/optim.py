@@ -1,9 +1,9 @@
-"""Room: parameters → groups and optimizers (`OPTIMIZERS`). Knows nothing of data or the loop."""
+"""Room: parameters → groups and optimizers. Knows nothing of data or the loop."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -12,8 +12,8 @@ from torch.optim import Optimizer
 from torch.optim.adamw import adamw
 
 from myllm.config import TrainConfig
+from myllm.kinds import OPTIMIZERS
 from myllm.model.gpt import Role, parameter_roles
-from myllm.registry import Registry
 from myllm.system.torch_adapter import add_each_, lerp_each, lerp_each_, scale_each_
 
 BETAS = (0.9, 0.95)  # AdamW's, as usual for language models
@@ -26,7 +26,12 @@ class Muon(Optimizer):
     A hidden matrix moves along the nearest semi-orthogonal matrix to its momentum, so that all
     its directions learn equally fast. The update is scaled to the size an AdamW update has
     (arXiv 2502.16982), so that one learning rate and weight decay serve both kinds of group.
+
+    Attributes:
+        orthogonalizes: that `parameter_groups` shall tell hidden matrices apart.
     """
+
+    orthogonalizes = True
 
     def __init__(self, groups: Iterable[dict[str, Any]]) -> None:
         """
@@ -122,12 +127,13 @@ def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, An
     embeddings and head are not, as each of their rows is a token's own.
     """
     roles = parameter_roles(model)
+    orthogonalizes = getattr(OPTIMIZERS[config.optimizer], "orthogonalizes", False)
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, p in model.named_parameters():
         if not p.requires_grad:
             continue
         hidden_matrix = roles[name] is Role.HIDDEN and p.ndim == 2
-        orthogonal = config.optimizer == "muon" and hidden_matrix
+        orthogonal = orthogonalizes and hidden_matrix
         groups.setdefault((orthogonal, roles[name] is not Role.VECTOR), []).append(p)
     return [
         {
@@ -149,13 +155,9 @@ def build_optimizer(model: nn.Module, config: TrainConfig) -> Optimizer:
     return OPTIMIZERS[config.optimizer](parameter_groups(model, config))
 
 
-def _build_adamw(groups: list[dict[str, Any]]) -> Optimizer:
+def build_adamw(groups: list[dict[str, Any]]) -> Optimizer:
+    """Decoupled weight decay (arXiv 1711.05101), in one kernel."""
     return torch.optim.AdamW(groups, betas=BETAS, fused=True)
-
-
-OPTIMIZERS: Registry[Callable[[list[dict[str, Any]]], Optimizer]] = Registry(
-    "optimizer", {"adamw": _build_adamw, "muon": Muon}
-)
 
 
 def optimizer_tensors(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:

@@ -40,10 +40,12 @@ from myllm.presets import GIVEN, Resolved
 from myllm.system.device import choose_device, choose_dtype
 from myllm.train.benchmark import measure_peak_flops
 from myllm.train.compile import compiling_pays
+from myllm.train.epochs import n_tokens_of, step_tokens
 from myllm.train.heads import matching_heads
 from myllm.train.memory import check_memory, fitting_batch, lacking_memory
 from myllm.train.pace import Pace, measure_pace, step_work
 from myllm.train.sequences import sequence_length
+from myllm.train.threads import fastest_threads
 
 log = logging.getLogger(__name__)
 
@@ -143,14 +145,14 @@ def plan_run(
     assert minutes is not None
     if settings.chosen("size"):
         raise ConfigError("both --size and --minutes choose the model's shape: give one of them")
-    n_train, n_val = _length(train_ranges), _length(val_ranges)
+    n_train, n_val = n_tokens_of(train_ranges), n_tokens_of(val_ranges)
     began, left_s = time.monotonic(), PLANNED_SHARE * 60 * minutes - spent_s - SAVE_SECONDS
     if left_s <= 0:
         raise _too_short(settings, spent_s)
     shape, pace = _measured_shape(settings, left_s, train_ranges, spent_s)
     planned = with_values(settings.config, shape)
-    step_tokens = _step_tokens(planned)
-    evaluation_s = pace.step_s / 3 * n_val / step_tokens
+    tokens_of_step = step_tokens(planned)
+    evaluation_s = pace.step_s / 3 * n_val / tokens_of_step
     n_evaluations, left_s = _evaluations(left_s, evaluation_s, planned.from_run is not None)
     left_s -= time.monotonic() - began
     max_steps = _steps_that_fit(planned.train, left_s, pace)
@@ -158,9 +160,9 @@ def plan_run(
         raise _too_short(settings, spent_s, pace.step_s, max_steps, evaluation_s)
     if settings.sources["max_steps"] in GIVEN:
         return shape
-    longest = max(SHORTEST_RUN, int(MAX_EPOCHS * n_train / step_tokens))
+    longest = max(SHORTEST_RUN, int(MAX_EPOCHS * n_train / tokens_of_step))
     if longest < max_steps:
-        times, max_steps = longest * step_tokens / n_train, longest
+        times, max_steps = longest * tokens_of_step / n_train, longest
         log.info("the text is short: seen %.0f times the run ends earlier", times)
     steps = {
         "max_steps": max_steps,
@@ -174,15 +176,6 @@ def planned_names(settings: Resolved) -> list[str]:
     """The settings that a plan would decide."""
     names = PLANNED if settings.config.from_run is None else PLANNED_BEGUN
     return [name for name in names if settings.sources[name] not in GIVEN]
-
-
-def _length(ranges: Sequence[tuple[int, int]]) -> int:
-    return sum(end - start for start, end in ranges)
-
-
-def _step_tokens(config: RunConfig) -> int:
-    train = config.train
-    return sequence_length(config.model, train) * train.batch_size * train.accumulation_steps
 
 
 def _free(settings: Resolved, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -226,24 +219,26 @@ def _measured_shape(
     budget_s = min(MEASURING_SECONDS, MEASURING_SHARE * left_s)
     dtype = choose_dtype(device, train.dtype)
     peak = measure_peak_flops(device, dtype, budget_s=budget_s / 5)
-    speed = UTILISATION * peak
+    speed, threads = UTILISATION * peak, train.threads
     for _ in range(2):  # small models do not reach the speed that large ones do
         shape = (_new_shape if is_new else _batches)(settings, left_s * speed, ranges, device)
         config = with_values(settings.config, shape).validate()
         check_memory(config.model, config.train, device, shape_is_free=is_new)
+        if device.type == "cpu" and threads is None:
+            torch.set_num_threads(threads := fastest_threads(config))
         fastest_s = step_work(config).total / peak
         if LEAST_STEPS * fastest_s > left_s:
             raise _too_short(settings, spent_s, fastest_s, left_s / fastest_s)
         pace = measure_pace(config, device, speed, 0.4 * budget_s)
         speed = pace.flops_per_second
-    return shape, pace
+    return {**shape, **_free(settings, {"threads": threads})}, pace
 
 
 def _new_shape(
     settings: Resolved, flops: float, ranges: Sequence[tuple[int, int]], device: torch.device
 ) -> dict[str, Any]:
     """Shape, batch and rates of a new model: what was given stays, the rest is made to match."""
-    n_tokens, most_parameters = _length(ranges), math.inf
+    n_tokens, most_parameters = n_tokens_of(ranges), math.inf
     longest = settings.config.train.sequence_length or longest_sequence(ranges)
     while True:
         values = recipe(flops, n_tokens, most_parameters)
@@ -269,7 +264,7 @@ def _batches(
         sequence_length(settings.config.model, settings.config.train), longest_sequence(ranges)
     )
     batch_tokens = BATCH_TOKENS * (flops / BASE_FLOPS) ** 0.13
-    batch_size = max(1, round(min(batch_tokens, _length(ranges) / STEPS_PER_EPOCH) / length))
+    batch_size = max(1, round(min(batch_tokens, n_tokens_of(ranges) / STEPS_PER_EPOCH) / length))
     while True:
         sizes = {"batch_size": batch_size, "sequence_length": length}
         config = with_values(settings.config, _free(settings, sizes))

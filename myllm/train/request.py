@@ -15,9 +15,10 @@ from typing import Any
 from myllm.config import GPTConfig, RunConfig, field_types, flat_values
 from myllm.data.token_file import TokenFile
 from myllm.errors import ConfigError
+from myllm.kinds import SCHEDULES, TOKENIZERS
 from myllm.presets import Resolved
 from myllm.runs.folder import RunFolder
-from myllm.tokenizer import BPETokenizer, CharTokenizer
+from myllm.tokenizer import BPETokenizer
 
 # of a run that continues: what another value of cannot have an effect, and what to do instead
 DECIDED = {
@@ -100,20 +101,26 @@ NEEDED: tuple[tuple[tuple[str, ...], Callable[[RunConfig], bool], str], ...] = (
     ),
     (
         ("min_learning_rate",),
-        lambda config: config.train.schedule != "constant",
+        lambda config: SCHEDULES[config.train.schedule](1.0) < 1.0,
         "a --schedule that decays",
     ),
     (
         ("vocab_size",),
         lambda config: bool(config.from_run or not config.model.vocab_size)
-        or config.text.tokenizer != CharTokenizer.kind,
+        or TOKENIZERS[config.text.tokenizer].has_size,
         "--tokenizer bpe (one of characters has as many tokens as there are characters)",
     ),
 )
 
 
 def check_effects(resolved: Resolved) -> None:
-    """Raises `ConfigError` for a flag that changes nothing, beside the others."""
+    """Raises `ConfigError` for a flag that changes nothing, or contradicts, beside the others."""
+    train = resolved.config.train
+    if train.epochs is not None and train.minutes is not None:
+        raise ConfigError(
+            f"epochs {train.epochs:g} and minutes {train.minutes:g}: both say how long to train; "
+            "give one of them"
+        )
     values, defaults = flat_values(resolved.config), flat_values(RunConfig())
     for names, has_effect, needed in NEEDED:
         for name in names:

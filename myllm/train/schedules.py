@@ -1,52 +1,45 @@
 """Room: a step → its learning rate (`SCHEDULES`). Knows nothing of parameters or data.
 
 A schedule gives, for the progress through the run after warm-up, from 0 to 1, the share of the
-peak, from 1 to 0. To add one: one function of (progress), one line in `SCHEDULES`.
+peak, from 1 to 0. To add one: a function of (progress), and its line in `kinds.SCHEDULES`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from myllm.config import TrainConfig
-from myllm.registry import Registry
+from myllm.kinds import SCHEDULES
 
 
-def _constant(progress: float) -> float:
+def constant(progress: float) -> float:
+    """The peak throughout."""
     return 1.0
 
 
-def _linear(progress: float) -> float:
+def linear(progress: float) -> float:
+    """Falls evenly."""
     return 1.0 - progress
 
 
-def _cosine(progress: float) -> float:
+def cosine(progress: float) -> float:
+    """Falls slowly, fast, slowly (arXiv 1608.03983)."""
     return (1 + math.cos(math.pi * progress)) / 2
 
 
-def _one_cycle(progress: float) -> float:
+def one_cycle(progress: float) -> float:
     """Up along a cosine for 30 % of the run, down for the rest (arXiv 1708.07120)."""
     if progress < 0.3:
-        return 0.04 + 0.96 * (1 - _cosine(progress / 0.3))
-    return _cosine((progress - 0.3) / 0.7)
+        return 0.04 + 0.96 * (1 - cosine(progress / 0.3))
+    return cosine((progress - 0.3) / 0.7)
 
 
-def _wsd(progress: float) -> float:
+def wsd(progress: float) -> float:
     """Stable, then linear decay over the last half (arXiv 2405.18392 compares its lengths)."""
     return min(1.0, (1.0 - progress) / 0.5)
-
-
-SCHEDULES: Registry[Callable[[float], float]] = Registry("schedule", {
-    "constant": _constant,
-    "cosine": _cosine,
-    "linear_warmup": _linear,
-    "one_cycle": _one_cycle,
-    "wsd": _wsd,
-})  # fmt: skip
 
 
 def learning_rate_factor(step: int, config: TrainConfig) -> float:

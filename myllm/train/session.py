@@ -32,16 +32,16 @@ from myllm.data.prepare import prepare
 from myllm.data.sources import text_name
 from myllm.data.token_file import TokenFile
 from myllm.errors import ConfigError
-from myllm.model.gpt import ATTENTIONS, GPTModel
+from myllm.kinds import ATTENTIONS, OPTIMIZERS, SCHEDULES, TOKENIZERS
+from myllm.model.gpt import GPTModel
 from myllm.presets import Resolved, begun_from, resolve, resumed_from
 from myllm.runs.checkpoint import CONFIG
 from myllm.runs.folder import RunFolder, find_run
 from myllm.runs.weights import load_weights
 from myllm.system.atomic import TEMPORARY, make_folders, write_errors
 from myllm.system.device import choose_attention, choose_device
-from myllm.tokenizer import TOKENIZERS
+from myllm.train.epochs import steps_of_epochs, with_steps_of_epochs
 from myllm.train.memory import check_memory, fitting_batch
-from myllm.train.optim import OPTIMIZERS
 from myllm.train.own_text import check_known, own_text
 from myllm.train.planner import plan_run, planned_names
 from myllm.train.provenance import Provenance
@@ -52,8 +52,9 @@ from myllm.train.request import (
     check_prepared,
     check_resumed,
 )
-from myllm.train.schedules import SCHEDULES, learning_rate_factor
+from myllm.train.schedules import learning_rate_factor
 from myllm.train.sequences import as_sequences, check_sequences, fitted, sequence_length
+from myllm.train.threads import with_saved_threads, with_threads
 from myllm.train.trainer import Trainer
 
 log = logging.getLogger(__name__)
@@ -126,15 +127,18 @@ def settings(request: Request) -> Resolved:
         return resolved
     check_names(config)
     check_effects(resolved)
-    if config.train.minutes is None:
+    if config.train.minutes is None and config.train.epochs is None:
         return resolved
     if config.text.data is not None or not config.text.paths:
         free = dict.fromkeys(planned_names(resolved), "plan")
         return Resolved(config, {**resolved.sources, **free})
     begun = _begun(request, config)
     token_file = _prepared(config, begun)
-    plan = _plan(resolved, _adapted(config, token_file, begun), token_file, request.began)
-    return resolve(**layers, plan=plan)
+    config = _adapted(config, token_file, begun)
+    plan = _plan(resolved, config, token_file, request.began)
+    return with_steps_of_epochs(
+        resolve(**layers, plan=plan), fitted(config, token_file), token_file
+    )
 
 
 def check_names(config: RunConfig) -> None:
@@ -214,6 +218,8 @@ def start(request: Request) -> Session:
     config = fitted(config, token_file).validate()
     if begun is not None and not planned.chosen("batch_size"):
         config = _with_fitting_batch(config)
+    config = dataclasses.replace(config, train=steps_of_epochs(config, token_file))
+    config = with_threads(config)
     trainer = _build_trainer(config, token_file, begun)
     if begun is not None:
         _begin_with(begun, trainer)
@@ -332,7 +338,8 @@ def resume(request: Request) -> Session:
         InputError, ConfigError: no such run, another text, or another model.
         CheckpointError: no checkpoint is good.
     """
-    config = resolve(**build_layers(request)).config.validate()
+    resolved = resolve(**build_layers(request))
+    config = resolved.config.validate()
     run = find_run(request.runs_dir, request.resume)
     newest = (
         run.checkpoints.newest_good()
@@ -342,6 +349,9 @@ def resume(request: Request) -> Session:
     token_file = own_text(run, config, run.tokenizer)
     at_beginning = config.from_run is not None and not run.checkpoints.steps()
     begun = _begun(request, config) if at_beginning else None
+    config = with_saved_threads(resolved, run.checkpoints.metadata())
+    if resolved.chosen("epochs"):
+        config = dataclasses.replace(config, train=steps_of_epochs(config, token_file))
     trainer = _build_trainer(config, token_file, begun, resumed=True)
     if begun is not None:
         _begin_with(begun, trainer)
@@ -371,7 +381,7 @@ def _check_unchanged(run: RunFolder, saved: RunConfig, config: RunConfig) -> Non
             "new run"
         )
     for name, value in new.items():
-        if value != old[name] and name not in MOVABLE:
+        if value != old[name] and name not in (*MOVABLE, "threads"):  # `provenance` tells of them
             log.warning("%s changes from %s to %s", name, old[name], value)
 
 
