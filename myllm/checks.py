@@ -53,6 +53,20 @@ def check_range(name: str, value: Any, least: float, most: float) -> None:
         raise ConfigError(f"{name} {value}: must be between {least} and {most}")
 
 
+def number_meant(text: str) -> str | None:
+    """A number that was written for people, as a program reads it; None for anything else.
+
+    >>> number_meant("1,000"), number_meant("1e3"), number_meant("2k"), number_meant("5%")
+    ('1000', '1000', '2000', '0.05')
+    """
+    found = re.fullmatch(r"([-+]?[\d,_]*\.?\d+(?:e[-+]?\d+)?) ?(k|m|%|)", text.strip().lower())
+    if found is None:
+        return None
+    value = float(found[1].replace(",", "").replace("_", ""))
+    value *= {"k": 1e3, "m": 1e6, "%": 0.01, "": 1.0}[found[2]]
+    return f"{value:.0f}" if value.is_integer() and abs(value) < 1e15 else f"{value:g}"
+
+
 def shortened(text: str) -> str:
     """`text` as a message shows it."""
     return text if len(text) <= 60 else text[:60] + "…"

@@ -32,7 +32,7 @@ class Kinds(MutableMapping[str, T]):
     2
     >>> tables["mine"] = dict  # what is set needs no place
     >>> list(tables), tables.described()
-    (['counter', 'mine'], 'counter (counts what it is given)')
+    (['counter', 'mine'], 'counter (counts what it is given), mine')
     >>> tables["x"]
     Traceback (most recent call last):
     myllm.errors.ConfigError: unknown table 'x': choices: counter, mine
@@ -77,8 +77,9 @@ class Kinds(MutableMapping[str, T]):
         return self[name] if name in self else default
 
     def described(self) -> str:
-        """What help says of those names that do not say it themselves."""
-        return ", ".join(f"{name} ({words})" for name, (_, words) in self._places.items() if words)
+        """Every name, with some words where the name does not say it itself."""
+        words = {name: self._places.get(name, ("", ""))[1] for name in self}
+        return ", ".join(f"{name} ({text})" if text else name for name, text in words.items())
 
 
 TOKENIZERS: Kinds[type[Tokenizer]] = Kinds("tokenizer", {

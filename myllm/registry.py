@@ -6,12 +6,15 @@ Knows nothing of what it holds.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeVar
 
+from myllm import foreign
 from myllm.errors import ConfigError
 
 T = TypeVar("T")
+
+MOST_LISTED = 20  # names in a message
 
 
 class Registry(dict[str, T]):
@@ -48,16 +51,40 @@ def check_choice(kind: str, name: str, choices: Iterable[str]) -> None:
 
 def unknown(kind: str, name: str, choices: Iterable[str]) -> ConfigError:
     """The error to raise about a name that is not among the choices."""
-    return ConfigError(f"unknown {kind} {name!r}: {nearest(name, choices)}")
+    names = list(choices)
+    meant = foreign.settings(name, names) if kind == "setting" else []
+    meant = meant or foreign.values(kind, name, names)
+    return ConfigError(f"unknown {kind} {name!r}: {nearest(name, names, meant=meant)}")
 
 
-def nearest(name: str, choices: Iterable[str]) -> str:
-    """The tail of an error message about an unknown name: the nearest name and all choices.
+def nearest(
+    name: str, choices: Iterable[str], what: str = "choices", meant: Sequence[str] = ()
+) -> str:
+    """The tail of an error message about an unknown name: the nearest name, and the choices.
+
+    Args:
+        name: as it was given.
+        choices: the names that there are.
+        what: how the message calls them.
+        meant: those that other programs call so: nearer than what is written alike.
 
     >>> nearest("cosin", ["constant", "cosine"])
     'did you mean cosine? (choices: constant, cosine)'
     """
-    names = sorted(choices)
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    listed = f"choices: {', '.join(names)}"
-    return f"did you mean {close[0]}? ({listed})" if close else listed
+    names, typed = sorted(choices), name.lower()
+    begun = [n for n in names if len(typed) > 2 and n.startswith(typed)]
+    close = meant or begun[:1] or difflib.get_close_matches(typed, names, n=1, cutoff=0.5)
+    all_of_them = f"{what}: {listed(names)}"
+    if close and len(names) > MOST_LISTED:
+        return f"did you mean {' or '.join(close)}?"
+    return f"did you mean {' or '.join(close)}? ({all_of_them})" if close else all_of_them
+
+
+def listed(names: Sequence[object], most: int = MOST_LISTED) -> str:
+    """Names in a message, of many the first ones.
+
+    >>> listed(["a", "b", "c", "d"], most=2)
+    'a, b and 2 more'
+    """
+    shown, left = ", ".join(map(str, names[:most])), len(names) - most
+    return f"{shown} and {left} more" if left > 0 else shown

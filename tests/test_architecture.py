@@ -21,14 +21,15 @@ PAGE = PROJECT / "docs" / "development.md"
 BEGIN, END = "<!-- rooms: begin -->", "<!-- rooms: end -->"
 MAX_LINES, MAX_FUNCTION_LINES = 400, 50
 
-GROUND = {"errors", "registry", "checks", "kinds"}
+GROUND = {"errors", "foreign", "registry", "checks", "kinds"}
 LOW = GROUND | {"config", "presets", "reading", "system"}
 TEXT = LOW | {"tokenizer"}
 MIDDLE = TEXT | {"data", "model", "runs"}
 # wing, or file beside the wings → the others that it may import
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
-    "registry": {"errors"},
+    "foreign": set(),
+    "registry": {"errors", "foreign"},
     "checks": {"errors"},
     "kinds": {"registry"},
     "reading": GROUND,
@@ -64,7 +65,7 @@ WITHOUT_TORCH |= {
 }
 SYSTEM = "machine signals terminal atomic locks streams patience progress".split()
 WITHOUT_TORCH |= {f"system.{room}" for room in SYSTEM}
-WITHOUT_TORCH |= {"cli.main", "cli.parse"}
+WITHOUT_TORCH |= {"cli.main", "cli.parse", "cli.help", "cli.completion", "cli.advice"}
 NETWORK = {"socket", "http", "urllib", "requests", "httpx", "ssl", "ftplib", "huggingface_hub"}
 
 

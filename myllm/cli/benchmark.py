@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from myllm.cli.parse import given
 from myllm.cli.verb import Verb
@@ -13,6 +13,12 @@ from myllm.config import GPTConfig
 @dataclass(frozen=True)
 class BenchmarkOptions:
     """Measure training and generation speed on this machine."""
+
+    EXAMPLES: ClassVar[tuple[str, ...]] = (
+        "myllm benchmark",
+        "myllm benchmark --size cpu --iterations 5",
+        "myllm benchmark --d-model 64 --n-layers 2",
+    )
 
     size: str | None = None  # how large it is (None: what this machine trains in minutes)
     preset: str = "modern"  # layout of the model

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from myllm.cli.parse import Common, given
 from myllm.cli.verb import Verb
@@ -15,6 +15,12 @@ from myllm.reading import Reading
 @dataclass(frozen=True)
 class EvaluateOptions(Common):
     """Measure how well a trained model predicts texts: loss, perplexity, bits per byte."""
+
+    EXAMPLES: ClassVar[tuple[str, ...]] = (
+        "myllm evaluate",
+        "myllm evaluate novel2.txt",
+        "myllm evaluate novel.txt novel2.txt --run mine",
+    )
 
     paths: tuple[str, ...] = positional(())  # texts (none: the run's validation split)
     run: str | None = None  # the run's name or folder (None: the newest)

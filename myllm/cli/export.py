@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from myllm.cli.parse import Common
 from myllm.cli.verb import Verb, run_flags, runs_dir_flag
@@ -18,6 +18,12 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class ExportOptions(Common):
     """Write a trained model for other programs: Hugging Face, GGUF, ONNX."""
+
+    EXAMPLES: ClassVar[tuple[str, ...]] = (
+        "myllm export",
+        "myllm export --to gguf --quantize q8_0",
+        "myllm export mine --to hf --out mine-hf",
+    )
 
     run: str | None = positional(None)  # the run's name or folder (None: the newest)
     to: str = "hf"  # hf (transformers, vLLM), gguf (llama.cpp, Ollama, LM Studio), onnx
@@ -58,6 +64,12 @@ def _print_comparison(run: Run, found: Comparison) -> None:
 @dataclass(frozen=True)
 class ImportOptions(Common):
     """Make a run from a local Hugging Face folder (GPT-2, Llama, Qwen3), to use or train on."""
+
+    EXAMPLES: ClassVar[tuple[str, ...]] = (
+        "myllm import mine-hf",
+        "myllm import mine-hf --run base",
+        "myllm import mine-hf --run base --runs-dir old",
+    )
 
     path: str = positional("")  # the folder: config.json, tokenizer.json, safetensors
     run: str | None = None  # the run's name (None: that of the folder)

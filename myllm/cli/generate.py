@@ -17,8 +17,8 @@ class GenerateOptions(Common):
 
     EXAMPLES: ClassVar[tuple[str, ...]] = (
         'myllm generate "Once upon a time"',
-        'myllm generate "Once upon a time" --run mine --max-new-tokens 500 --temperature 0.7',
-        'myllm generate --sample-seed 1 -- "- a prompt that begins with -"',
+        'myllm generate "Once upon" --run mine --temperature 0.7',
+        'myllm generate --sample-seed 1 -- "- begins with -"',
     )
 
     prompt: str = positional("")  # the beginning of the text

@@ -1,4 +1,4 @@
-"""Room: the command line: arguments → a verb's work → an exit code. Only here the program exits.
+"""Room: the command line: arguments → a verb's work → an exit code. Only here the program ends.
 
 Torch is imported when a verb needs it, so that help answers at once.
 """
@@ -12,9 +12,21 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from myllm import __version__
-from myllm.cli import benchmark, evaluate, export, generate, prepare, train, verify, write
+from myllm.cli import (
+    advice,
+    benchmark,
+    completion,
+    evaluate,
+    export,
+    generate,
+    prepare,
+    train,
+    verify,
+    write,
+)
 from myllm.cli.failures import exit_code
-from myllm.cli.parse import parse
+from myllm.cli.help import help_of, overview
+from myllm.cli.parse import HelpAsked, UnknownOption, parse
 from myllm.cli.progress import bar
 from myllm.cli.verb import Verb, begin
 from myllm.registry import Registry
@@ -40,6 +52,7 @@ VERBS: Registry[Verb] = Registry("verb", {
     "inspect-batch": verify.INSPECT_BATCH,
     "benchmark": benchmark.VERB,
 })  # fmt: skip
+VERBS["completion"] = completion.verb(VERBS)
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -62,19 +75,32 @@ def _run(args: list[str]) -> int:
     options: Any = None
     try:
         with signals.raised():
-            if not args or args[0] in ("-h", "--help", "help"):
-                print(_overview())
+            if args[:1] == ["help"] and len(args) > 1:
+                args = [*args[1:], "--help"]
+            if not args or args[0] in ("-h", "--help", "--help-all", "help"):
+                print(overview(VERBS))
             elif args[0] == "--version":
                 print(f"myllm {__version__}")
-            else:
-                verb = VERBS[args[0]]
-                options = parse(verb.options, args[0], args[1:])
-                _work(verb, options)
+            elif (options := _options(args)) is not None:
+                _work(VERBS[args[0]], options)
         return 0
-    except SystemExit as exit:  # --help has been shown
-        return int(exit.code or 0)
     except (Exception, KeyboardInterrupt) as error:
         return exit_code(error, getattr(options, "debug", False))
+
+
+def _options(args: list[str]) -> Any:
+    """The options that the arguments say, or None where help was asked for, and is shown."""
+    if args[0] not in VERBS:
+        raise advice.about_verb(VERBS, args)
+    verb = VERBS[args[0]]
+    try:
+        options = parse(verb.options, args[0], args[1:])
+        advice.check_texts(args[1:])
+        return options
+    except HelpAsked as asked:
+        print(help_of(verb.options, args[0], asked.everything, asked.values))
+    except UnknownOption as error:
+        raise advice.about_option(VERBS, args[0], error) from None
 
 
 def _work(verb: Verb, options: Any) -> None:
@@ -115,11 +141,3 @@ class _LogHandler(logging.StreamHandler):  # type: ignore[type-arg]
         that comes in the middle of a line (`RuntimeError`)."""
         if not isinstance(sys.exc_info()[1], (OSError, RuntimeError)):
             super().handleError(record)
-
-
-def _overview() -> str:
-    lines = ["usage: myllm VERB [OPTIONS]    (myllm VERB --help lists its options)", ""]
-    for name, verb in VERBS.items():
-        summary = " ".join((verb.options.__doc__ or "").split())
-        lines.append(f"  {name:14} {summary}")
-    return "\n".join(lines)

@@ -10,37 +10,23 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import difflib
-import inspect
 import logging
 import re
-import shutil
-import textwrap
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, TypeVar
 
-from myllm import config, kinds, reading
-from myllm.checks import shortened, unescaped
-from myllm.config import DataConfig, GPTConfig, RunConfig, SamplingConfig, TrainConfig, flat_values
+from myllm import foreign
+from myllm.checks import number_meant, shortened, unescaped
 from myllm.errors import ConfigError
-from myllm.presets import PRESETS, SIZES, default_config
-from myllm.reading import Reading
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-GROUPS: dict[type[Any], str] = {
-    DataConfig: "text",
-    Reading: "text",
-    GPTConfig: "model",
-    TrainConfig: "training",
-    SamplingConfig: "sampling",
-}  # in which help shows the fields; those of other classes are the verb's own
 KINDS: dict[Any, str] = {int: "a whole number", float: "a number", str: "a text"}
 MISSING = "\0"  # stands for the value that a flag was given without; no argument can hold it
-WIDTH = 98  # columns of help, at most
+TRUTHS = ("true", "false")  # what other programs give to a switch
 
 
 @dataclass(frozen=True)
@@ -59,7 +45,7 @@ class Flag:
         name: of the field.
         flag: as it is typed, without the dashes.
         kind: the field's type.
-        default: what help shows.
+        default: of the field.
         owner: the dataclass, whose source holds the comment.
         home: the field of the options that holds the value; empty for a field of its own.
         positional: whether it is recognised by its place.
@@ -110,8 +96,47 @@ class Flag:
         try:
             return kind(text)
         except ValueError:
-            wanted = KINDS[kind] + (" or None" if may_be_none else "")
-            raise ConfigError(f"--{self.flag} {shortened(text)}: must be {wanted}") from None
+            more = self._such_as(text, kind) or (" or None" if may_be_none else "")
+            raise ConfigError(
+                f"--{self.flag} {shortened(text)}: must be {KINDS[kind]}{more}"
+            ) from None
+
+    def _such_as(self, text: str, kind: Any) -> str:
+        """The number that was meant, where it is plain what that is."""
+        if self.name == "minutes":
+            time = re.fullmatch(r"([\d.]+) ?(s|sec|m|min|minutes?|h|hours?)", text.strip().lower())
+            unit = {"s": 1 / 60, "m": 1, "h": 60}
+            meant = f"{float(time[1]) * unit[time[2][0]]:g}" if time else None
+        else:
+            meant = number_meant(text)
+        return f", such as {meant}" if meant and (kind is float or "." not in meant) else ""
+
+
+class HelpAsked(Exception):
+    """`--help` stands among the arguments.
+
+    Args:
+        everything: whether it was `--help-all`.
+        values: the flags that stand beside it, by field name.
+    """
+
+    def __init__(self, everything: bool, values: Mapping[str, Any]) -> None:
+        super().__init__("help")
+        self.everything, self.values = everything, values
+
+
+class UnknownOption(ConfigError):
+    """A flag that the verb does not have.
+
+    Args:
+        text: as it was typed.
+        value: what it was given, if anything.
+        verb: the verb's name.
+    """
+
+    def __init__(self, text: str, value: str | None, verb: str) -> None:
+        super().__init__(f"unknown option {text}: myllm {verb} --help lists all")
+        self.text, self.value = text, value
 
 
 def given(section: type[Any]) -> dict[str, Any]:
@@ -139,19 +164,19 @@ def flags_of(options: type[Any], home: str = "") -> list[Flag]:
 
 
 def parse(options: type[T], verb: str, args: Sequence[str]) -> T:
-    """The options of a verb from its arguments; `--help` is printed.
+    """The options of a verb from its arguments.
 
     Raises:
         ConfigError: an argument that cannot be understood, in one line.
-        SystemExit: help was asked for and has been shown.
+        UnknownOption: a flag that the verb does not have.
+        HelpAsked: instead of anything else.
     """
     flags = flags_of(options)
     named, positionals = _split(flags, verb, list(args))
     values = {flag: _values(flag, named[flag.name]) for flag in flags if flag.name in named}
-    if "help" in named:
-        print(_help(options, verb, {flag.name: value for flag, value in values.items()}))
-        raise SystemExit(0)
-    values |= _placed(flags, positionals)
+    if "help" in named or "help_all" in named:
+        raise HelpAsked("help_all" in named, {flag.name: value for flag, value in values.items()})
+    values |= _placed(flags, verb, positionals)
     filled: dict[str, Any] = {}
     for flag, value in values.items():
         home = filled.setdefault(flag.home, {}) if flag.home else filled
@@ -165,18 +190,26 @@ def _split(flags: list[Flag], verb: str, args: list[str]) -> tuple[dict[str, Any
     options, texts = _normalised(flags, args[:end]), args[end + 1 :]
     for text in options:
         if re.match(r"-[^-\d.]", text) and text != "-h":  # the parser would take -hi for -h -i
-            raise _unknown_option(text, verb, [flag for flag in flags if not flag.positional])
-    parser = _parser(flags)
-    namespace, others = parser.parse_known_args(options)
+            raise _unknown_option(text, verb, options)
+    namespace, others = _parser(flags).parse_known_args(options)
     for other in others:
         if other.startswith("--"):
-            raise _unknown_option(other, verb, [flag for flag in flags if not flag.positional])
+            raise _unknown_option(other, verb, options)
     named = vars(namespace)
     if "old_runs_dir" in named:
         old = named.pop("old_runs_dir")
         log.warning("--%s is now --runs-dir", _old_runs_dir(flags))
         named.setdefault("runs_dir", old)
     return named, [*others, *texts]
+
+
+def _unknown_option(text: str, verb: str, args: list[str]) -> UnknownOption:
+    """The error about it; what stands behind it is its value, unless that is a flag."""
+    name, equals, value = text.partition("=")
+    behind = args[args.index(text) + 1 :][:1]
+    if not equals and behind and (not behind[0].startswith("-") or _is_number(behind[0])):
+        return UnknownOption(name, behind[0], verb)
+    return UnknownOption(name, value if equals else None, verb)
 
 
 def _normalised(flags: list[Flag], args: list[str]) -> list[str]:
@@ -189,15 +222,22 @@ def _normalised(flags: list[Flag], args: list[str]) -> list[str]:
             name, equals, value = arg.partition("=")
             name = name.replace("_", "-")
             if equals and name in switches:
-                raise ConfigError(
-                    f"{name}={value}: a switch takes no value: {name} or --no-{name[2:]}"
-                )
+                raise _switch_with(name, f"={value}")
             found.append(name + equals + value)
+        elif found and found[-1] in switches and arg.lower() in TRUTHS:
+            raise _switch_with(found[-1], f" {arg}")
         elif found and found[-1] in takes_value and _is_number(arg):
             found[-1] += f"={arg}"
         else:
             found.append(arg)
     return found
+
+
+def _switch_with(name: str, value: str) -> ConfigError:
+    """The error about a switch that was given a value, with the sign or blank before it."""
+    meant = {"true": name, "false": f"--no-{name[2:]}"}.get(value[1:].lower())
+    remedy = f"here it is {meant}" if meant else f"{name} or --no-{name[2:]}"
+    return ConfigError(f"{name}{value}: a switch takes no value: {remedy}")
 
 
 def _is_number(text: str) -> bool:
@@ -217,6 +257,7 @@ def _parser(flags: list[Flag]) -> _Parser:
     """Recognises flags; their values are converted later, so that the messages are ours."""
     parser = _Parser(add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS)
     parser.add_argument("-h", "--help", action="store_true")
+    parser.add_argument("--help-all", action="store_true")
     for flag in flags:
         if flag.is_switch:
             action: Any = argparse.BooleanOptionalAction
@@ -237,18 +278,6 @@ def _old_runs_dir(flags: list[Flag]) -> str | None:
     return None if "runs_dir" not in names else "runs" if "out" in names else "out"
 
 
-def _unknown_option(text: str, verb: str, flags: list[Flag]) -> ConfigError:
-    name = text.split("=")[0].replace("_", "-")
-    known = [f"--{flag.flag}" for flag in flags]
-    known += [f"--no-{flag.flag}" for flag in flags if flag.is_switch]
-    close = difflib.get_close_matches(name, known, n=3)
-    remedy = f"did you mean {' or '.join(close)}? " if close else ""
-    return ConfigError(
-        f"unknown option {name}: {remedy}(myllm {verb} --help lists all; a text that begins with "
-        "- goes behind --, and as the value of a flag behind =)"
-    )
-
-
 def _values(flag: Flag, found: Any) -> Any:
     if flag.is_switch:
         return found
@@ -257,10 +286,14 @@ def _values(flag: Flag, found: Any) -> Any:
     return flag.converted(found)
 
 
-def _placed(flags: list[Flag], texts: list[str]) -> dict[Flag, Any]:
+def _placed(flags: list[Flag], verb: str, texts: list[str]) -> dict[Flag, Any]:
     """The values of the positional arguments."""
     values: dict[Flag, Any] = {}
+    known = {*(flag.flag for flag in flags), *foreign.FLAGS}
     for flag in (flag for flag in flags if flag.positional):
+        for name, equals, value in (text.partition("=") for text in texts):
+            if equals and foreign.last(name) in known and flag.name != "prompt":
+                raise UnknownOption(name, value, verb)  # key=value, as other programs have it
         if flag.is_list and texts:
             values[flag], texts = tuple(map(flag.converted, texts)), []
         elif texts:
@@ -268,104 +301,3 @@ def _placed(flags: list[Flag], texts: list[str]) -> dict[Flag, Any]:
     if texts:
         raise ConfigError(f"unexpected argument {texts[0]!r}: a text of several words is quoted")
     return values
-
-
-# ------------------------------------------------------------------------------ help
-
-
-def _help(options: type[Any], verb: str, values: Mapping[str, Any]) -> str:
-    """The help of a verb; the defaults are those of the preset and size in `values`."""
-    flags = flags_of(options)
-    places = [_place(flag) for flag in flags if flag.positional]
-    parser = argparse.ArgumentParser(
-        usage=" ".join(["myllm", verb, *places, "[OPTIONS]"]),
-        description=_description(options),
-        add_help=False,
-        formatter_class=_Formatter,
-    )
-    defaults: dict[str, Any] = {}
-    if any(flag.owner is RunConfig for flag in flags):
-        preset, size = values.get("preset") or "modern", values.get("size") or "cpu"
-        defaults = flat_values(default_config(preset, size)) | {"size": None}
-    choices = _choices()
-    titles = list(dict.fromkeys(["options", *GROUPS.values()]))
-    for title in titles:
-        group = parser.add_argument_group(title)
-        for flag in flags:
-            if GROUPS.get(flag.owner, "options") == title:
-                default = defaults.get(flag.name, flag.default)
-                _add_help(group, flag, default, choices.get(flag.name, ()))
-    return parser.format_help().rstrip()
-
-
-def _choices() -> dict[str, Iterable[str]]:
-    """What help lists. An unknown name is refused where it is looked up."""
-    from myllm.data.corpora import CORPORA
-
-    return {
-        "preset": PRESETS,
-        "size": SIZES,
-        "data": CORPORA,
-        "tokenizer": kinds.TOKENIZERS,
-        "position": config.POSITIONS,
-        "norm": kinds.NORMS,
-        "feed_forward": kinds.FEED_FORWARDS,
-        "attention": kinds.ATTENTIONS,
-        "optimizer": kinds.OPTIMIZERS,
-        "schedule": kinds.SCHEDULES,
-        "dtype": config.DTYPE_NAMES,
-        "encoding_errors": reading.ENCODING_ERRORS,
-        "on_bad_file": reading.ON_BAD_FILE,
-        "val_split": config.VAL_SPLITS,
-        "on_nonfinite": config.ON_NONFINITE,
-        "on_disk_full": config.ON_DISK_FULL,
-    }
-
-
-class _Formatter(argparse.RawDescriptionHelpFormatter):
-    def __init__(self, prog: str) -> None:
-        width = max(40, min(WIDTH, shutil.get_terminal_size().columns - 2))
-        super().__init__(prog, max_help_position=30, width=width)
-
-
-def _description(options: type[Any]) -> str:
-    summary = " ".join((options.__doc__ or "").split())
-    width = max(40, min(WIDTH, shutil.get_terminal_size().columns - 2))
-    examples = getattr(options, "EXAMPLES", ())
-    return "\n".join([*textwrap.wrap(summary, width), *(f"  {line}" for line in examples)])
-
-
-def _place(flag: Flag) -> str:
-    return f"[{flag.flag.upper()} ...]" if flag.is_list else f"[{flag.flag.upper()}]"
-
-
-def _add_help(group: Any, flag: Flag, default: Any, choices: Iterable[str]) -> None:
-    text = comment_of(flag.owner, flag.name)
-    if flag.positional:
-        group.add_argument(flag.name, metavar=flag.flag.upper(), nargs="?", help=text)
-        return
-    if isinstance(choices, kinds.Kinds) and (words := choices.described()):
-        text += f": {words}"
-    shown = {True: "on", False: "off"}.get(default, default) if flag.is_switch else default
-    text += " (repeatable)" if flag.is_list else f" (default: {shown})"
-    text = text.replace("%", "%%")
-    if flag.is_switch:
-        # of a switch that is off nobody asks how it is switched off
-        action: Any = "store_true" if default is False else argparse.BooleanOptionalAction
-        group.add_argument(f"--{flag.flag}", action=action, help=text, default=argparse.SUPPRESS)
-        return
-    numbers = {int: "N", float: "X"}
-    noun = flag.flag.split("-")[-1].upper()
-    metavar = "|".join(choices) or next((numbers[k] for k in flag.kinds if k in numbers), noun)
-    group.add_argument(f"--{flag.flag}", metavar=metavar, help=text)
-
-
-def comment_of(owner: Any, name: str) -> str:
-    """The comment on the line of a field, which is its help."""
-    if owner not in _sources:
-        _sources[owner] = inspect.getsource(owner)  # parses the whole file each time: 10 ms
-    found = re.search(rf"^    {name}: .*?  # (.*)$", _sources[owner], re.MULTILINE)
-    return found[1] if found else ""
-
-
-_sources: dict[type[Any], str] = {}

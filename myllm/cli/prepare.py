@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from myllm.cli.parse import given
 from myllm.cli.verb import Verb
@@ -14,6 +14,12 @@ from myllm.errors import ConfigError
 @dataclass(frozen=True)
 class PrepareOptions:
     """Turn texts into a folder of tokens, to train on it later (myllm train FOLDER)."""
+
+    EXAMPLES: ClassVar[tuple[str, ...]] = (
+        "myllm prepare novel.txt",
+        "myllm prepare notes/ --out data/notes",
+        "myllm prepare novel.txt --tokenizer char",
+    )
 
     text: dict[str, Any] = given(DataConfig)
     vocab_size: int = 0  # tokens in the vocabulary (0: chosen from the length of the text)

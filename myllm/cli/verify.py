@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from myllm.cli.parse import Common
 from myllm.cli.verb import Verb
@@ -13,6 +14,12 @@ from myllm.errors import CheckpointError
 @dataclass(frozen=True)
 class VerifyOptions(Common):
     """Check every file of a run: checkpoints, settings, tokenizer, metrics."""
+
+    EXAMPLES: ClassVar[tuple[str, ...]] = (
+        "myllm verify",
+        "myllm verify mine",
+        "myllm verify mine --runs-dir checkpoints",
+    )
 
     run: str | None = positional(None)  # the run's name or folder (None: the newest)
 
@@ -37,6 +44,12 @@ def verify(options: VerifyOptions) -> None:
 @dataclass(frozen=True)
 class InspectBatchOptions(Common):
     """Show the text of the batch that a training step learned from."""
+
+    EXAMPLES: ClassVar[tuple[str, ...]] = (
+        "myllm inspect-batch mine 0",
+        "myllm inspect-batch mine 4",
+        "myllm inspect-batch mine 4 --runs-dir checkpoints",
+    )
 
     run: str = positional("")  # the run's name or folder
     step: int = positional(0)  # the batch's number: that of the step, from 0 on

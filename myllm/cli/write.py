@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from myllm.cli.parse import Common, given
 from myllm.cli.verb import Verb
@@ -14,6 +14,12 @@ from myllm.config import SamplingConfig
 class WriteOptions(Common):
     """Write together with a trained model, line by line (interactive mode)."""
 
+    EXAMPLES: ClassVar[tuple[str, ...]] = (
+        "myllm write",
+        "myllm write --run mine",
+        "myllm write --temperature 0.7 --max-new-tokens 50",
+    )
+
     run: str | None = None  # the run's name or folder (None: the newest)
     device: str | None = None  # cpu, cuda, mps (None: the best one here)
     threads: int | None = None  # of the CPU (None: as many as there are cores for them)
@@ -23,6 +29,12 @@ class WriteOptions(Common):
 @dataclass(frozen=True)
 class ChatOptions(WriteOptions):
     """Talk with a model that was trained to answer; with any other one, the same as write."""
+
+    EXAMPLES: ClassVar[tuple[str, ...]] = (
+        "myllm chat",
+        "myllm chat --run mine",
+        "myllm chat --temperature 0.7",
+    )
 
 
 def write(options: WriteOptions) -> None:
