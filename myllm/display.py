@@ -17,6 +17,7 @@ from rich.text import Text
 
 from myllm.runs.metrics import Metrics
 from myllm.system.terminal import printable
+from myllm.system.units import format_duration
 from myllm.train.observer import Observer
 from myllm.train.trainer import Trainer
 
@@ -127,16 +128,3 @@ def plan_lines(trainer: Trainer, token_file: TokenFile) -> list[str]:
         f"({config.max_steps * per_step / token_file.n_tokens:.1f} times the text)",
         f"saved   in {trainer.run.path}",
     ]
-
-
-def format_duration(seconds: float) -> str:
-    """
-    >>> [format_duration(s) for s in (5, 75, 3700)]
-    ['5s', '1m15s', '1h01m']
-    """
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole}s"
-    if whole < 3600:
-        return f"{whole // 60}m{whole % 60:02d}s"
-    return f"{whole // 3600}h{whole % 3600 // 60:02d}m"

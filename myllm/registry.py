@@ -6,12 +6,14 @@ Knows nothing of what it holds.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeVar
 
 from myllm.errors import ConfigError
 
 T = TypeVar("T")
+
+MOST_LISTED = 20  # names in a message
 
 
 class Registry(dict[str, T]):
@@ -51,13 +53,25 @@ def unknown(kind: str, name: str, choices: Iterable[str]) -> ConfigError:
     return ConfigError(f"unknown {kind} {name!r}: {nearest(name, choices)}")
 
 
-def nearest(name: str, choices: Iterable[str]) -> str:
-    """The tail of an error message about an unknown name: the nearest name and all choices.
+def nearest(
+    name: str, choices: Iterable[str], what: str = "choices", most: int = MOST_LISTED
+) -> str:
+    """The tail of an error message about an unknown name: the nearest name, and the choices.
 
     >>> nearest("cosin", ["constant", "cosine"])
     'did you mean cosine? (choices: constant, cosine)'
     """
     names = sorted(choices)
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    listed = f"choices: {', '.join(names)}"
-    return f"did you mean {close[0]}? ({listed})" if close else listed
+    all_of_them = f"{what}: {listed(names, most)}"
+    return f"did you mean {close[0]}? ({all_of_them})" if close else all_of_them
+
+
+def listed(names: Sequence[object], most: int = MOST_LISTED) -> str:
+    """Names in a message, of many the first ones.
+
+    >>> listed(["a", "b", "c", "d"], most=2)
+    'a, b and 2 more'
+    """
+    shown, left = ", ".join(map(str, names[:most])), len(names) - most
+    return f"{shown} and {left} more" if left > 0 else shown

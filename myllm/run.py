@@ -16,6 +16,8 @@ from myllm.generate.generator import TextGenerator
 from myllm.model.gpt import GPTModel
 from myllm.registry import unknown
 from myllm.runs.folder import RunFolder
+from myllm.runs.remove import delete_run, prune_run
+from myllm.runs.summary import Summary, summary_of
 from myllm.runs.verify import Finding, check_run
 from myllm.runs.weights import load_model
 from myllm.system.device import autocast, choose_device, choose_dtype
@@ -46,15 +48,24 @@ class Run:
     """
 
     def __init__(
-        self, folder: RunFolder, device: str | None = None, state: TrainState | None = None
+        self,
+        folder: RunFolder,
+        device: str | None = None,
+        state: TrainState | None = None,
+        checkpoint: str | int = "best",
     ) -> None:
         """
         Args:
             folder: of the run.
             device: where its model computes: cpu, cuda, mps; by default the best one here.
             state: what training ended at, if it has just been trained.
+            checkpoint: which one is used: best, last, or a step that is kept.
+
+        Raises:
+            InputError: there is no such checkpoint.
         """
         self.folder, self.device, self.state = folder, device, state
+        folder.checkpoints.choose(checkpoint)
 
     def __repr__(self) -> str:
         return f"Run({self.path.as_posix()!r})"
@@ -74,9 +85,19 @@ class Run:
         """All settings of the run."""
         return self.folder.config
 
+    @property
+    def summary(self) -> Summary:
+        """The run at a glance: what `myllm runs` shows of it.
+
+        >>> summary = load("novel").summary
+        >>> summary.step, summary.is_finished, summary.damage
+        (6, True, None)
+        """
+        return summary_of(self.folder)
+
     @cached_property
     def generator(self) -> TextGenerator:
-        """The best model of the run with its tokenizer, loaded at first use.
+        """The model of the run with its tokenizer, loaded at first use.
 
         Raises:
             CheckpointError: no good checkpoint.
@@ -87,7 +108,7 @@ class Run:
 
     @property
     def model(self) -> GPTModel:
-        """The best model of the run: a PyTorch module, ready to use."""
+        """The model of the run, by default the best one: a PyTorch module, ready to use."""
         return self.generator.model
 
     @property
@@ -214,6 +235,29 @@ class Run:
         False
         """
         return check_run(self.folder)
+
+    def delete(self) -> int:
+        """Deletes the run with all its checkpoints, without asking; its text stays.
+
+        Returns:
+            The bytes that are free.
+
+        Raises:
+            InputError: it is in use, or its folder holds anything else.
+        """
+        return delete_run(self.folder)
+
+    def prune(self) -> int:
+        """Removes what using the model does not need: all checkpoints but the best and the last
+        and, if all its steps are done, what only resuming it needs.
+
+        Returns:
+            The bytes that are free.
+
+        Raises:
+            InputError: it is in use, or its folder holds anything else.
+        """
+        return prune_run(self.folder).n_bytes
 
     def batch(self, step: int) -> Iterator[tuple[int, str]]:
         """The sequences that a training step learned from: where each begins, and its text.

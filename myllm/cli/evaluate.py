@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from myllm.cli.parse import Common, given
+from myllm.cli.parse import Trained, given
 from myllm.cli.verb import Verb
 from myllm.config import positional
 from myllm.errors import ConfigError
@@ -13,7 +13,7 @@ from myllm.reading import Reading
 
 
 @dataclass(frozen=True)
-class EvaluateOptions(Common):
+class EvaluateOptions(Trained):
     """Measure how well a trained model predicts texts: loss, perplexity, bits per byte."""
 
     paths: tuple[str, ...] = positional(())  # texts (none: the run's validation split)
@@ -30,7 +30,7 @@ def evaluate(options: EvaluateOptions) -> None:
     if not options.paths and options.reading:
         flag = next(iter(options.reading)).replace("_", "-")
         raise ConfigError(f"--{flag} says how a text is read, and none is named")
-    run = api.load(options.run, options.runs_dir, options.device)
+    run = api.load(options.run, options.runs_dir, options.device, options.checkpoint)
     for path in options.paths or (None,):
         found = run.evaluate(path, **options.reading)
         say(

@@ -12,11 +12,22 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from myllm import __version__
-from myllm.cli import benchmark, evaluate, export, generate, prepare, train, verify, write
+from myllm.cli import (
+    benchmark,
+    cleanup,
+    evaluate,
+    export,
+    generate,
+    prepare,
+    runs,
+    train,
+    verify,
+    write,
+)
 from myllm.cli.failures import exit_code
 from myllm.cli.parse import parse
 from myllm.cli.progress import bar
-from myllm.cli.verb import Verb, begin
+from myllm.cli.verb import Verb, begin, joined
 from myllm.registry import Registry
 from myllm.system import signals
 from myllm.system.machine import use_available_cores
@@ -36,6 +47,8 @@ VERBS: Registry[Verb] = Registry("verb", {
     "prepare": prepare.VERB,
     "export": export.VERB,
     "import": export.IMPORT,
+    **runs.VERBS,
+    **cleanup.VERBS,
     "verify": verify.VERB,
     "inspect-batch": verify.INSPECT_BATCH,
     "benchmark": benchmark.VERB,
@@ -62,6 +75,7 @@ def _run(args: list[str]) -> int:
     options: Any = None
     try:
         with signals.raised():
+            args = joined(args, VERBS)
             if not args or args[0] in ("-h", "--help", "help"):
                 print(_overview())
             elif args[0] == "--version":
@@ -120,6 +134,8 @@ class _LogHandler(logging.StreamHandler):  # type: ignore[type-arg]
 def _overview() -> str:
     lines = ["usage: myllm VERB [OPTIONS]    (myllm VERB --help lists its options)", ""]
     for name, verb in VERBS.items():
+        if " " in name:
+            continue  # the help of its first word names it
         summary = " ".join((verb.options.__doc__ or "").split())
         lines.append(f"  {name:14} {summary}")
     return "\n".join(lines)
