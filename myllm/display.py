@@ -7,6 +7,7 @@ line per evaluation, without control characters.
 from __future__ import annotations
 
 import importlib.util
+import math
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -73,9 +74,11 @@ class TrainingDisplay(Observer):
         self._val_loss = f"  validation {record.val_loss:.3f}"
         if self.quiet:
             return
+        bits = record.val_bits_per_byte
+        in_bytes = "" if math.isnan(bits) else f" ({bits:.3f} bits per byte)"
         self._print(
             f"step {record.step}/{self._max_steps}  loss {record.train_loss:.4f}  "
-            f"validation {record.val_loss:.4f} ({record.val_bits_per_byte:.3f} bits per byte)  "
+            f"validation {record.val_loss:.4f}{in_bytes}  "
             f"{record.tokens_per_second:,.0f} tokens/s  {self._eta(record.step)}"
         )
         if _is_watched(self.console):

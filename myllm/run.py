@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from myllm.checks import check_range
 from myllm.config import RunConfig, SamplingConfig, with_values
 from myllm.data.dataset import TextDataset
-from myllm.data.prepare import encode_file
+from myllm.data.prepare import encode_text
 from myllm.generate.generator import TextGenerator
 from myllm.model.gpt import GPTModel
 from myllm.registry import unknown
@@ -23,6 +23,7 @@ from myllm.runs.weights import load_model
 from myllm.system.device import autocast, choose_device, choose_dtype
 from myllm.tokenizer.base import Tokenizer
 from myllm.train.evaluate import Evaluation, evaluate
+from myllm.train.likeness import tell_if_foreign, tell_if_learned
 from myllm.train.own_text import own_text
 from myllm.train.sequences import evaluated_length, sequence_length
 from myllm.train.state import TrainState
@@ -152,7 +153,8 @@ class Run:
         """How well the model predicts a text.
 
         Args:
-            text: a file or folder; by default the run's validation split.
+            text: a file or folder, also one that `prepare` made; by default the run's validation
+                split.
             encoding: of the text's files.
             encoding_errors: what to do about undecodable bytes: strict, replace, ignore.
             reading: other fields of `Reading`: text_field, separator, …
@@ -174,7 +176,9 @@ class Run:
         else:
             values = {**reading, "encoding": encoding, "encoding_errors": encoding_errors}
             how = with_values(RunConfig(), values).text.validate()
-            ids = encode_file(str(text), tokenizer, how)
+            measured = encode_text(str(text), tokenizer, how)
+            tell_if_learned(str(text), measured, self.folder, self.config)
+            ids = measured.ids
             ranges = [(0, len(ids))]
         if n_unknown := tokenizer.count_unknown(ids):
             log.warning(
@@ -185,10 +189,13 @@ class Run:
         # evaluated as the trainer does it, so that the figures agree
         device = self.generator.device
         precision = autocast(device, choose_dtype(device, self.config.train.dtype))
-        return evaluate(
+        found = evaluate(
             self.generator.model, ids, ranges, tokenizer.byte_counts(), 32, precision,
             evaluated_length(self.config),
         )  # fmt: skip
+        if text is not None:
+            tell_if_foreign(str(text), found, self.folder)
+        return found
 
     def export(
         self,

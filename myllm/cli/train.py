@@ -29,7 +29,9 @@ class TrainOptions:
 
     settings: dict[str, Any] = given(RunConfig)
     run: str | None = None  # the run's name (None: after the text)
-    resume: str | None = alone(True)  # continue this run (no name: the newest; auto: its own)
+    resume: str | None = alone(
+        True
+    )  # continue a run (alone: the newest; auto: this command's own)
     config: str | None = None  # a TOML file of settings; flags go before it
     runs_dir: str = "checkpoints"  # the folder of runs
     quiet: bool = False  # print the result only

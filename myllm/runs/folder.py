@@ -164,8 +164,8 @@ class RunFolder:
             return {path.name: path.read_bytes() for path in paths if path.is_file()}
 
     def append_metrics(self, record: dict[str, Any]) -> None:
-        """Adds a line to `metrics.jsonl`."""
-        line = json.dumps(record) + "\n"
+        """Adds a line to `metrics.jsonl`; what is not a number is null, as JSON has no other."""
+        line = json.dumps({n: None if v != v else v for n, v in record.items()}) + "\n"
 
         def append(path: Path) -> None:
             with path.open("a", encoding="utf-8", newline="\n") as file:
