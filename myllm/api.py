@@ -33,7 +33,7 @@ from myllm.system.terminal import PatientStream, printable
 from myllm.train import session
 from myllm.train.benchmark import Timing, run_benchmark
 from myllm.train.observer import Observer, Observers
-from myllm.train.request import Request
+from myllm.train.request import Request, resumed_name
 from myllm.train.requeue import AUTO, decided, tell_if_finished
 from myllm.train.session import Session
 from myllm.train.threads import threads_put_back, use_threads
@@ -47,7 +47,7 @@ StrPath = str | Path
 def train(
     *texts: StrPath,
     run: str | None = None,
-    resume: str | None = None,
+    resume: str | bool | None = None,
     runs_dir: StrPath = "checkpoints",
     config: StrPath | None = None,
     quiet: bool = False,
@@ -60,8 +60,8 @@ def train(
     Args:
         texts: files, folders, or - for standard input.
         run: the new run's name; by default it is named after the text.
-        resume: the run to continue, by name or path, instead of a new one; "auto": the run that
-            this very call began before, if it did.
+        resume: the run to continue, by name or path, instead of a new one; True: the newest;
+            "auto": the run that this very call began before, if it did.
         runs_dir: the folder of runs.
         config: a TOML file of settings; those of the call go before it.
         quiet: show nothing.
@@ -113,7 +113,7 @@ def _run_to_its_end(made: Session, quiet: bool, observer: Observer | None) -> Ru
 def settings(
     *texts: StrPath,
     run: str | None = None,
-    resume: str | None = None,
+    resume: str | bool | None = None,
     runs_dir: StrPath = "checkpoints",
     config: StrPath | None = None,
     began: float | None = None,
@@ -133,7 +133,7 @@ def _request(
     settings: dict[str, Any],
     config: StrPath | None,
     run: str | None,
-    resume: str | None,
+    resume: str | bool | None,
     runs_dir: StrPath,
     began: float | None,
 ) -> Request:
@@ -142,7 +142,7 @@ def _request(
         flags={**settings, **paths} if paths["paths"] else settings,
         file=None if config is None else str(config),
         run=run,
-        resume=None if resume is None else str(resume),
+        resume=resumed_name(resume, Path(runs_dir)),
         runs_dir=Path(runs_dir),
         began=time.monotonic() if began is None else began,
     )
@@ -230,14 +230,16 @@ def load(
     runs_dir: StrPath = "checkpoints",
     device: str | None = None,
     threads: int | None = None,
+    checkpoint: str | int = "best",
 ) -> Run:
     """A run by name or path; without one, the run that was saved to last.
 
     Args:
-        name: of the run, or the path of its folder.
+        name: of the run, or its folder.
         runs_dir: the folder of runs.
         device: where its model computes: cpu, cuda, mps; by default the best one here.
         threads: of the CPU, for all that this process computes from now on.
+        checkpoint: which one is used: best, last, or a step that is kept.
 
     Raises:
         ConfigError: a number of threads below 1.
@@ -250,7 +252,8 @@ def load(
     myllm.errors.InputError: no run 'nobody' in checkpoints; there are: ...
     """
     use_threads(threads)
-    return Run(find_run(Path(runs_dir), None if name is None else str(name)), device)
+    folder = find_run(Path(runs_dir), None if name is None else str(name))
+    return Run(folder, device, checkpoint=checkpoint)
 
 
 def runs(runs_dir: StrPath = "checkpoints") -> list[Run]:

@@ -7,6 +7,7 @@ line per evaluation, without control characters.
 from __future__ import annotations
 
 import importlib.util
+import math
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ from rich.text import Text
 
 from myllm.runs.metrics import Metrics
 from myllm.system.terminal import printable
+from myllm.system.units import format_duration
 from myllm.train.epochs import n_tokens_of
 from myllm.train.observer import Observer
 from myllm.train.trainer import Trainer
@@ -73,9 +75,11 @@ class TrainingDisplay(Observer):
         self._val_loss = f"  validation {record.val_loss:.3f}"
         if self.quiet:
             return
+        bits = record.val_bits_per_byte
+        in_bytes = "" if math.isnan(bits) else f" ({bits:.3f} bits per byte)"
         self._print(
             f"step {record.step}/{self._max_steps}  loss {record.train_loss:.4f}  "
-            f"validation {record.val_loss:.4f} ({record.val_bits_per_byte:.3f} bits per byte)  "
+            f"validation {record.val_loss:.4f}{in_bytes}  "
             f"{record.tokens_per_second:,.0f} tokens/s  {self._eta(record.step)}"
         )
         if _is_watched(self.console):
@@ -130,16 +134,3 @@ def plan_lines(trainer: Trainer, token_file: TokenFile) -> list[str]:
         f"({n_times:.1f} times the text)",
         f"saved   in {trainer.run.path}",
     ]
-
-
-def format_duration(seconds: float) -> str:
-    """
-    >>> [format_duration(s) for s in (5, 75, 3700)]
-    ['5s', '1m15s', '1h01m']
-    """
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole}s"
-    if whole < 3600:
-        return f"{whole // 60}m{whole % 60:02d}s"
-    return f"{whole // 3600}h{whole % 3600 // 60:02d}m"

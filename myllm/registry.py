@@ -58,7 +58,11 @@ def unknown(kind: str, name: str, choices: Iterable[str]) -> ConfigError:
 
 
 def nearest(
-    name: str, choices: Iterable[str], what: str = "choices", meant: Sequence[str] = ()
+    name: str,
+    choices: Iterable[str],
+    what: str = "choices",
+    meant: Sequence[str] = (),
+    most: int = MOST_LISTED,
 ) -> str:
     """The tail of an error message about an unknown name: the nearest name, and the choices.
 
@@ -67,6 +71,7 @@ def nearest(
         choices: the names that there are.
         what: how the message calls them.
         meant: those that other programs call so: nearer than what is written alike.
+        most: so many choices are listed at most.
 
     >>> nearest("cosin", ["constant", "cosine"])
     'did you mean cosine? (choices: constant, cosine)'
@@ -74,7 +79,7 @@ def nearest(
     names, typed = sorted(choices), name.lower()
     begun = [n for n in names if len(typed) > 2 and n.startswith(typed)]
     close = meant or begun[:1] or difflib.get_close_matches(typed, names, n=1, cutoff=0.5)
-    all_of_them = f"{what}: {listed(names)}"
+    all_of_them = f"{what}: {listed(names, most)}"
     if close and len(names) > MOST_LISTED:
         return f"did you mean {' or '.join(close)}?"
     return f"did you mean {' or '.join(close)}? ({all_of_them})" if close else all_of_them

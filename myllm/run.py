@@ -11,16 +11,19 @@ from typing import TYPE_CHECKING, Any
 from myllm.checks import check_range
 from myllm.config import RunConfig, SamplingConfig, with_values
 from myllm.data.dataset import TextDataset
-from myllm.data.prepare import encode_file
+from myllm.data.prepare import encode_text
 from myllm.generate.generator import TextGenerator
 from myllm.model.gpt import GPTModel
 from myllm.registry import unknown
 from myllm.runs.folder import RunFolder
+from myllm.runs.remove import delete_run, prune_run
+from myllm.runs.summary import Summary, summary_of
 from myllm.runs.verify import Finding, check_run
 from myllm.runs.weights import load_model
 from myllm.system.device import autocast, choose_device, choose_dtype
 from myllm.tokenizer.base import Tokenizer
 from myllm.train.evaluate import Evaluation, evaluate
+from myllm.train.likeness import tell_if_foreign, tell_if_learned
 from myllm.train.own_text import own_text
 from myllm.train.sequences import evaluated_length, sequence_length
 from myllm.train.state import TrainState
@@ -46,15 +49,24 @@ class Run:
     """
 
     def __init__(
-        self, folder: RunFolder, device: str | None = None, state: TrainState | None = None
+        self,
+        folder: RunFolder,
+        device: str | None = None,
+        state: TrainState | None = None,
+        checkpoint: str | int = "best",
     ) -> None:
         """
         Args:
             folder: of the run.
             device: where its model computes: cpu, cuda, mps; by default the best one here.
             state: what training ended at, if it has just been trained.
+            checkpoint: which one is used: best, last, or a step that is kept.
+
+        Raises:
+            InputError: there is no such checkpoint.
         """
         self.folder, self.device, self.state = folder, device, state
+        folder.checkpoints.choose(checkpoint)
 
     def __repr__(self) -> str:
         return f"Run({self.path.as_posix()!r})"
@@ -74,9 +86,19 @@ class Run:
         """All settings of the run."""
         return self.folder.config
 
+    @property
+    def summary(self) -> Summary:
+        """The run at a glance: what `myllm runs` shows of it.
+
+        >>> summary = load("novel").summary
+        >>> summary.step, summary.is_finished, summary.damage
+        (6, True, None)
+        """
+        return summary_of(self.folder)
+
     @cached_property
     def generator(self) -> TextGenerator:
-        """The best model of the run with its tokenizer, loaded at first use.
+        """The model of the run with its tokenizer, loaded at first use.
 
         Raises:
             CheckpointError: no good checkpoint.
@@ -87,7 +109,7 @@ class Run:
 
     @property
     def model(self) -> GPTModel:
-        """The best model of the run: a PyTorch module, ready to use."""
+        """The model of the run, by default the best one: a PyTorch module, ready to use."""
         return self.generator.model
 
     @property
@@ -131,7 +153,8 @@ class Run:
         """How well the model predicts a text.
 
         Args:
-            text: a file or folder; by default the run's validation split.
+            text: a file or folder, also one that `prepare` made; by default the run's validation
+                split.
             encoding: of the text's files.
             encoding_errors: what to do about undecodable bytes: strict, replace, ignore.
             reading: other fields of `Reading`: text_field, separator, …
@@ -153,7 +176,9 @@ class Run:
         else:
             values = {**reading, "encoding": encoding, "encoding_errors": encoding_errors}
             how = with_values(RunConfig(), values).text.validate()
-            ids = encode_file(str(text), tokenizer, how)
+            measured = encode_text(str(text), tokenizer, how)
+            tell_if_learned(str(text), measured, self.folder, self.config)
+            ids = measured.ids
             ranges = [(0, len(ids))]
         if n_unknown := tokenizer.count_unknown(ids):
             log.warning(
@@ -164,10 +189,13 @@ class Run:
         # evaluated as the trainer does it, so that the figures agree
         device = self.generator.device
         precision = autocast(device, choose_dtype(device, self.config.train.dtype))
-        return evaluate(
+        found = evaluate(
             self.generator.model, ids, ranges, tokenizer.byte_counts(), 32, precision,
             evaluated_length(self.config),
         )  # fmt: skip
+        if text is not None:
+            tell_if_foreign(str(text), found, self.folder)
+        return found
 
     def export(
         self,
@@ -214,6 +242,29 @@ class Run:
         False
         """
         return check_run(self.folder)
+
+    def delete(self) -> int:
+        """Deletes the run with all its checkpoints, without asking; its text stays.
+
+        Returns:
+            The bytes that are free.
+
+        Raises:
+            InputError: it is in use, or its folder holds anything else.
+        """
+        return delete_run(self.folder)
+
+    def prune(self) -> int:
+        """Removes what using the model does not need: all checkpoints but the best and the last
+        and, if all its steps are done, what only resuming it needs.
+
+        Returns:
+            The bytes that are free.
+
+        Raises:
+            InputError: it is in use, or its folder holds anything else.
+        """
+        return prune_run(self.folder).n_bytes
 
     def batch(self, step: int) -> Iterator[tuple[int, str]]:
         """The sequences that a training step learned from: where each begins, and its text.

@@ -131,7 +131,7 @@ MEMORY_PROGRAM = """
     from myllm.config import DataConfig
     from myllm.data.encode import small_texts
     from myllm.data import prepare as room
-    from myllm.data.prepare import encode_file, prepare
+    from myllm.data.prepare import encode_text, prepare
     from myllm.data.readers import read_pieces
     from myllm.data.sources import find_sources
     from myllm.tokenizer import CharTokenizer
@@ -156,7 +156,8 @@ MEMORY_PROGRAM = """
         made = prepare(config(to_prepare), 1024)
         assert made.n_characters == to_prepare * len(block)
         given = config(to_measure)
-        assert len(encode_file(given.paths[0], CharTokenizer().train(block), given)) > to_measure
+        encoded = encode_text(given.paths[0], CharTokenizer().train(block), given)
+        assert len(encoded.ids) > to_measure
         given = config(to_read)
         texts = (text for source in find_sources(given) for text, _ in read_pieces(source, given))
         assert sum(map(len, small_texts(texts))) == to_read * len(block)

@@ -10,7 +10,7 @@ import pytest
 from text_files import char_prepare, documents, prepared_folders, words, write
 
 from myllm.config import DataConfig
-from myllm.data.prepare import encode_file, prepare
+from myllm.data.prepare import encode_text, prepare
 from myllm.data.readers import READERS
 from myllm.data.sources import find_sources, text_name
 from myllm.data.token_file import MIN_TOKENS
@@ -108,11 +108,11 @@ class TestReading:
             "encoding": "utf-8",
         }  # fmt: skip
 
-    def test_encode_file_is_a_document_with_its_end(self, folder):
-        """encode_file gives a file's ids and end of text, with any trained tokenizer."""
+    def test_encode_text_is_a_document_with_its_end(self, folder):
+        """encode_text gives a file's ids and end of text, with any trained tokenizer."""
         tokenizer = BPETokenizer(300).train(words(2000))
         path = write("other.txt", "河 another text")
-        ids = encode_file(path, tokenizer, DataConfig())
+        ids = encode_text(path, tokenizer, DataConfig()).ids
         assert ids.tolist() == tokenizer.encode("河 another text") + [tokenizer.eos_token_id]
 
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from myllm.cli.parse import Common, given
+from myllm.cli.parse import Trained, given
 from myllm.cli.verb import Verb
 from myllm.config import positional
 from myllm.errors import ConfigError
 from myllm.reading import Reading
 
+if TYPE_CHECKING:
+    from myllm.train.evaluate import Evaluation
+
 
 @dataclass(frozen=True)
-class EvaluateOptions(Common):
+class EvaluateOptions(Trained):
     """Measure how well a trained model predicts texts: loss, perplexity, bits per byte."""
 
     EXAMPLES: ClassVar[tuple[str, ...]] = (
@@ -30,21 +33,29 @@ class EvaluateOptions(Common):
 
 
 def evaluate(options: EvaluateOptions) -> None:
-    """Prints a line per text."""
+    """Prints a line per text, and one of several together."""
     from myllm import api
     from myllm.system.terminal import say
 
     if not options.paths and options.reading:
         flag = next(iter(options.reading)).replace("_", "-")
         raise ConfigError(f"--{flag} says how a text is read, and none is named")
-    run = api.load(options.run, options.runs_dir, options.device, options.threads)
+    run = api.load(
+        options.run, options.runs_dir, options.device, options.threads, options.checkpoint
+    )
+    parts: list[Evaluation] = []
     for path in options.paths or (None,):
-        found = run.evaluate(path, **options.reading)
-        say(
-            f"{path or 'validation split'}: loss {found.loss:.4f} nats per token, perplexity "
-            f"{found.perplexity:.2f}, {found.bits_per_byte:.4f} bits per byte "
-            f"({found.n_tokens:,} tokens, run {run.name})"
-        )
+        parts.append(run.evaluate(path, **options.reading))
+        say(_line(path or "validation split", parts[-1], run.name))
+    if len(parts) > 1:
+        say(_line(f"all {len(parts)}", type(parts[0]).together(parts), run.name))
+
+
+def _line(name: str, found: Evaluation, run_name: str) -> str:
+    return (
+        f"{name}: loss {found.loss:.4f} nats per token, perplexity {found.perplexity:.2f}, "
+        f"{found.bits_per_byte:.4f} bits per byte ({found.n_tokens:,} tokens, run {run_name})"
+    )
 
 
 VERB = Verb(EvaluateOptions, evaluate)

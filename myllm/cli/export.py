@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from myllm.cli.parse import Common
+from myllm.cli.parse import Common, Trained
 from myllm.cli.verb import Verb, run_flags, runs_dir_flag
 from myllm.config import positional
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class ExportOptions(Common):
+class ExportOptions(Trained):
     """Write a trained model for other programs: Hugging Face, GGUF, ONNX."""
 
     EXAMPLES: ClassVar[tuple[str, ...]] = (
@@ -37,7 +37,7 @@ def export(options: ExportOptions) -> None:
     from myllm import api
     from myllm.system.terminal import say
 
-    run = api.load(options.run, options.runs_dir)
+    run = api.load(options.run, options.runs_dir, checkpoint=options.checkpoint)
     made = run.export(options.to, options.out, options.quantize, options.verify)
     say(f"{made.path}: written")
     if made.compared is not None:

@@ -6,13 +6,13 @@ import sys
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from myllm.cli.parse import Common, given
+from myllm.cli.parse import Trained, given
 from myllm.cli.verb import Verb
 from myllm.config import SamplingConfig, positional
 
 
 @dataclass(frozen=True)
-class GenerateOptions(Common):
+class GenerateOptions(Trained):
     """Write text with a trained model."""
 
     EXAMPLES: ClassVar[tuple[str, ...]] = (
@@ -34,7 +34,9 @@ def generate(options: GenerateOptions) -> None:
     from myllm import api
     from myllm.system.terminal import Screen
 
-    run = api.load(options.run, options.runs_dir, options.device, options.threads)
+    run = api.load(
+        options.run, options.runs_dir, options.device, options.threads, options.checkpoint
+    )
     pieces = run.stream(options.prompt, **options.sampling)
     screen = Screen(sys.stdout)
     screen.write(options.prompt)

@@ -15,11 +15,13 @@ from myllm import __version__
 from myllm.cli import (
     advice,
     benchmark,
+    cleanup,
     completion,
     evaluate,
     export,
     generate,
     prepare,
+    runs,
     train,
     verify,
     write,
@@ -28,7 +30,7 @@ from myllm.cli.failures import exit_code
 from myllm.cli.help import help_of, overview
 from myllm.cli.parse import HelpAsked, UnknownOption, parse
 from myllm.cli.progress import bar
-from myllm.cli.verb import Verb, begin
+from myllm.cli.verb import Verb, begin, joined
 from myllm.registry import Registry
 from myllm.system import signals
 from myllm.system.machine import use_available_cores
@@ -48,6 +50,8 @@ VERBS: Registry[Verb] = Registry("verb", {
     "prepare": prepare.VERB,
     "export": export.VERB,
     "import": export.IMPORT,
+    **runs.VERBS,
+    **cleanup.VERBS,
     "verify": verify.VERB,
     "inspect-batch": verify.INSPECT_BATCH,
     "benchmark": benchmark.VERB,
@@ -75,8 +79,9 @@ def _run(args: list[str]) -> int:
     options: Any = None
     try:
         with signals.raised():
+            args = joined(args, VERBS)
             if args[:1] == ["help"] and len(args) > 1:
-                args = [*args[1:], "--help"]
+                args = [*joined(args[1:], VERBS), "--help"]
             if not args or args[0] in ("-h", "--help", "--help-all", "help"):
                 print(overview(VERBS))
             elif args[0] == "--version":

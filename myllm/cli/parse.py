@@ -38,6 +38,13 @@ class Common:
 
 
 @dataclass(frozen=True)
+class Trained(Common):
+    """What every verb has that uses a trained model."""
+
+    checkpoint: str = "best"  # of the run's: best, last, or a step that is kept
+
+
+@dataclass(frozen=True)
 class Flag:
     """One flag or positional argument of a verb.
 
@@ -74,6 +81,10 @@ class Flag:
         """Whether it takes no value."""
         return bool in self.kinds
 
+    @property
+    def _metadata(self) -> Mapping[str, Any]:
+        return typing.cast(Mapping[str, Any], self.owner.__dataclass_fields__[self.name].metadata)
+
     def converted(self, text: str) -> Any:
         """The value that `text` stands for.
 
@@ -82,6 +93,8 @@ class Flag:
         """
         kind = next(k for k in self.kinds if k not in (type(None), ...))
         may_be_none = type(None) in self.kinds
+        if text == MISSING and "alone" in self._metadata:
+            return self._metadata["alone"]
         if text == MISSING:
             raise ConfigError(
                 f"--{self.flag} needs a value: {KINDS[kind]} (one that begins with - is written "
@@ -91,7 +104,7 @@ class Flag:
             return None
         if "\0" in text:
             raise ConfigError(f"--{self.flag} {shortened(text)!r}: must not hold null characters")
-        if self.owner.__dataclass_fields__[self.name].metadata.get("typed"):
+        if self._metadata.get("typed"):
             text = unescaped(text)
         try:
             return kind(text)
@@ -142,6 +155,11 @@ class UnknownOption(ConfigError):
 def given(section: type[Any]) -> dict[str, Any]:
     """A field for the settings of a dataclass: those that were named, by name."""
     return typing.cast(dict[str, Any], field(default_factory=dict, metadata={"section": section}))
+
+
+def alone(value: Any) -> Any:
+    """A text that may be left out though its flag is given: then it is `value`."""
+    return field(default=None, metadata={"alone": value})
 
 
 def flags_of(options: type[Any], home: str = "") -> list[Flag]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from myllm.cli.parse import given
+from myllm.cli.parse import alone, given
 from myllm.cli.verb import Verb, began, run_flags
 from myllm.config import RunConfig, flat_values
 from myllm.errors import ConfigError
@@ -29,7 +29,9 @@ class TrainOptions:
 
     settings: dict[str, Any] = given(RunConfig)
     run: str | None = None  # the run's name (None: after the text)
-    resume: str | None = None  # continue this run (auto: the one that this command began, if any)
+    resume: str | None = alone(
+        True
+    )  # continue a run (alone: the newest; auto: this command's own)
     config: str | None = None  # a TOML file of settings; a flag wins over it
     runs_dir: str = "checkpoints"  # the folder of runs
     quiet: bool = False  # print the result only
@@ -41,6 +43,9 @@ def train(options: TrainOptions) -> None:
     """Trains, tells the result and what to do next."""
     from myllm import api
     from myllm.system.terminal import say
+    from myllm.train.request import resumed_name
+
+    options = replace(options, resume=resumed_name(options.resume, Path(options.runs_dir)))
 
     settings = dict(options.settings)
     texts = settings.pop("paths", ())

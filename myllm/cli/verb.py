@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,6 +33,19 @@ class Verb(NamedTuple):
 
     options: type[Any]
     work: Callable[[Any], None]
+
+
+def joined(args: list[str], verbs: Iterable[str]) -> list[str]:
+    """The arguments with a verb of two words as one.
+
+    >>> joined(["runs", "show", "novel"], ["runs", "runs show"])
+    ['runs show', 'novel']
+    """
+    words = args[:2]
+    has_more = any(name.startswith(f"{words[0]} ") for name in verbs) if args else False
+    if has_more and len(words) == 2 and not words[1].startswith("-"):
+        return [" ".join(words), *args[2:]]
+    return args
 
 
 def run_flags(name: str, runs_dir: str | Path = "checkpoints") -> str:

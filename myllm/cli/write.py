@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from myllm.cli.parse import Common, given
+from myllm.cli.parse import Trained, given
 from myllm.cli.verb import Verb
 from myllm.config import SamplingConfig
 
 
 @dataclass(frozen=True)
-class WriteOptions(Common):
+class WriteOptions(Trained):
     """Write together with a trained model, line by line (interactive mode)."""
 
     EXAMPLES: ClassVar[tuple[str, ...]] = (
@@ -44,7 +44,9 @@ def write(options: WriteOptions) -> None:
     from myllm.cli.writer import Writer
     from myllm.system.terminal import say
 
-    run = api.load(options.run, options.runs_dir, options.device, options.threads)
+    run = api.load(
+        options.run, options.runs_dir, options.device, options.threads, options.checkpoint
+    )
     if isinstance(options, ChatOptions):
         say(_why_no_chat(run.generator.tokenizer.chat_template, run.name))
     Writer(run.generator, sampling).run()

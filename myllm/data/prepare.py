@@ -37,9 +37,11 @@ from myllm.data.token_file import (
     id_dtype,
     open_token_file,
     read_sidecar,
+    read_sources,
     split_ranges,
 )
 from myllm.errors import InputError
+from myllm.reading import Reading
 from myllm.system.atomic import (
     discard,
     disk,
@@ -101,17 +103,45 @@ def choose_vocab_size(n_bytes: int) -> int:
     return min(8192, max(320, round(2 * math.sqrt(n_bytes) / 64) * 64))
 
 
-def encode_file(path: str, tokenizer: Tokenizer, config: DataConfig) -> Ids:
-    """The ids of a text file or folder, each document followed by end of text.
+@dataclass(frozen=True)
+class EncodedText:
+    """The ids of a text, and what it is known again by.
 
-    They are mapped from a temporary file, which goes with them, so that memory does not grow.
+    Attributes:
+        ids: (n,), each document followed by end of text.
+        text_hash: of all of it.
+        file_hashes: of each of its files.
+    """
+
+    ids: Ids
+    text_hash: str
+    file_hashes: list[str]
+
+
+def encode_text(path: str, tokenizer: Tokenizer, config: DataConfig) -> EncodedText:
+    """A text file or folder, or one that was prepared before, as ids.
 
     Raises:
-        InputError: the text cannot be read.
-        DiskFullError: there is no room for that file.
+        InputError: the text cannot be read, or was prepared with another tokenizer.
+        DiskFullError: there is no room for the ids.
     """
     one = dataclasses.replace(config, paths=(path,), data=None)
+    if _is_prepared(one):
+        if any(getattr(one, f.name) != f.default for f in dataclasses.fields(Reading)):
+            raise InputError(
+                f"{path} was prepared before: how its text is read cannot be said any more; leave "
+                "that out, or name the text itself"
+            )
+        made = _open_prepared(one, tokenizer)
+        hashes = [str(source.get("sha256")) for source in read_sources(made.folder)]
+        return EncodedText(made.tokens(), made.text_hash, hashes)
     sources = _find_sources(one)
+    hashes = [source.sha256 for source in sources]
+    return EncodedText(_encoded(sources, one, tokenizer), text_hash(sources, one), hashes)
+
+
+def _encoded(sources: list[Source], one: DataConfig, tokenizer: Tokenizer) -> Ids:
+    """The ids, mapped from a temporary file that goes with them: memory does not grow."""
     n_bytes, dtype = sum(source.size_bytes for source in sources), id_dtype(tokenizer)
     what, remedy = "encode the text", "free some space, or name another folder in TMPDIR"
     with write_errors(what, Path(tempfile.gettempdir()), n_bytes, remedy):
@@ -180,7 +210,10 @@ def _is_prepared(config: DataConfig) -> bool:
 def _open_prepared(config: DataConfig, tokenizer: Tokenizer | None) -> TokenFile:
     found = open_token_file(Path(config.paths[0]), config.val_split)
     if tokenizer is not None and found.tokenizer.content_hash != tokenizer.content_hash:
-        raise InputError(f"{config.paths[0]} was prepared with another tokenizer")
+        raise InputError(
+            f"{config.paths[0]} was prepared with another tokenizer than this model's: name the "
+            "text itself"
+        )
     return found
 
 

@@ -63,15 +63,7 @@ class TokenFile:
         Raises:
             InputError: the list of them is damaged.
         """
-        sidecar = read_sidecar(self.folder)
-        try:
-            if "sources" in sidecar:  # until format 2 they stood there
-                return [str(source["path"]) for source in sidecar["sources"]]
-            check_files(self.folder, SIDECAR, (SOURCES,))
-            with (self.folder / SOURCES).open(encoding="utf-8") as lines:
-                return [str(json.loads(line)["path"]) for line in lines]
-        except Damaged as error:
-            raise InputError(f"{error}; {REMEDY}") from None
+        return [str(source["path"]) for source in read_sources(self.folder)]
 
 
 def split_ranges(n_tokens: int, val_split: str = "spread") -> tuple[list[Range], list[Range]]:
@@ -157,6 +149,23 @@ def read_sidecar(folder: Path) -> dict[str, Any]:
     if not all(type(content.get(name)) is kind for name, kind in wanted.items()):
         raise InputError(f"{folder} is not a prepared folder: name another, or prepare one")
     return content
+
+
+def read_sources(folder: Path) -> list[dict[str, Any]]:
+    """The files of text that a prepared folder was made from, in order: path, sha256, ….
+
+    Raises:
+        InputError: the list of them is damaged.
+    """
+    sidecar = read_sidecar(folder)
+    try:
+        if "sources" in sidecar:  # until format 2 they stood there
+            return list(sidecar["sources"])
+        check_files(folder, SIDECAR, (SOURCES,))
+        with (folder / SOURCES).open(encoding="utf-8") as lines:
+            return [json.loads(line) for line in lines]
+    except Damaged as error:
+        raise InputError(f"{error}; {REMEDY}") from None
 
 
 def _mapped(path: Path) -> Ids:

@@ -68,7 +68,7 @@ def export_gguf(
     check_choice("quantize", quantization, QUANTIZATIONS)
     import gguf
 
-    checkpoint = run.checkpoints.load("best", with_optimizer=False)
+    checkpoint = run.checkpoints.load(run.checkpoints.chosen, with_optimizer=False)
     config, tokenizer = run.config.model, run.tokenizer
     tensors = _tensors(config, checkpoint.model, quantization)
     modelfile = out.with_suffix(".Modelfile")

@@ -41,7 +41,7 @@ def export_huggingface(
         DiskFullError: there is no room for it.
         CheckpointError: no good checkpoint.
     """
-    checkpoint = run.checkpoints.load("best", with_optimizer=False)
+    checkpoint = run.checkpoints.load(run.checkpoints.chosen, with_optimizer=False)
     config, tokenizer = run.config, run.tokenizer
     layout = layout_of(config.model)
     n_bytes = sum(t.numel() * t.element_size() for t in checkpoint.model.values())

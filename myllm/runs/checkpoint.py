@@ -23,12 +23,13 @@ import re
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
-from torch import Tensor
 
+from myllm.checks import shortened
 from myllm.errors import AccessError, CheckpointError, InputError
+from myllm.registry import listed
 from myllm.system.atomic import (
     TEMPORARY,
     Damaged,
@@ -40,11 +41,15 @@ from myllm.system.atomic import (
     read_manifest,
     require_room,
     sealed_folder,
+    unseal_file,
     write_errors,
     write_file,
 )
 from myllm.system.safetensors_adapter import read_tensors, write_tensors
 from myllm.system.shell import quoted
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +57,7 @@ MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.j
 CONFIG, TOKENIZER, METRICS = "config.toml", "tokenizer.json", "metrics.jsonl"
 SMALL = (CONFIG, TOKENIZER, METRICS)  # the run's own files, which a checkpoint holds copies of
 MANIFEST = "manifest.json"
+LAST, BEST = "last", "best"  # files that name a checkpoint
 MIN_KEPT = 2  # whole checkpoints, whatever `keep` says: a single one could get damaged
 
 
@@ -85,6 +91,7 @@ class CheckpointStore:
             run: the folder of the run.
         """
         self.run = run
+        self.chosen: str | int = "best"  # the one that is used: best, last, or a step
         self._good: set[int] = set()  # steps that this process wrote or verified
 
     def steps(self) -> list[int]:
@@ -102,7 +109,7 @@ class CheckpointStore:
         Raises:
             AccessError: a newer one may not be read.
         """
-        return next((step for step in reversed(self.steps()) if self._is_good(step)), None)
+        return next((step for step in reversed(self.steps()) if self.is_good(step)), None)
 
     def metadata(self) -> dict[str, Any]:
         """What the manifest of the newest checkpoint says, of those that are whole; else nothing.
@@ -118,6 +125,36 @@ class CheckpointStore:
         """The step with the lowest validation loss so far, as the newest checkpoint knows it."""
         best = self.metadata().get("best_step")
         return best if type(best) is int else None
+
+    def choose(self, which: str | int) -> None:
+        """Says which checkpoint of the run is used.
+
+        Args:
+            which: `best`, `last`, or a step that is kept.
+
+        Raises:
+            InputError: it is none of these; the message lists the steps that are.
+        """
+        if which in (BEST, LAST):
+            self.chosen = str(which)
+            return
+        steps = self.steps()
+        kept = f"of {self.run.name} the steps {listed(steps)} are kept"
+        if not re.fullmatch(r"[0-9]{1,18}", str(which)):
+            raise InputError(
+                f"checkpoint {shortened(str(which))!r}: must be best, last or a step; {kept}"
+            )
+        if int(which) not in steps:
+            raise InputError(f"there is no checkpoint of step {which}: {kept} (--keep keeps more)")
+        self.chosen = int(which)
+
+    def strip(self, step: int) -> None:
+        """Removes the optimizer's state from a checkpoint: then it can be used, not resumed.
+
+        Raises:
+            Damaged: it is not whole.
+        """
+        unseal_file(self.folder(step), MANIFEST, OPTIMIZER)
 
     def save(self, checkpoint: Checkpoint, is_best: bool, keep: int) -> None:
         """Saves a checkpoint, points `last` (and `best`) at it and removes old ones.
@@ -138,13 +175,13 @@ class CheckpointStore:
         needed = _bytes_needed(checkpoint)
         with run_write_errors(f"save step {step}", self.run, needed):
             require_room(self.run, needed)
-            if not self._is_good(step):
+            if not self.is_good(step):
                 self._put_aside(step)
                 metadata = {"step": step, "best_step": best, **checkpoint.metadata}
                 with sealed_folder(self.folder(step), MANIFEST, metadata) as unfinished:
                     _write_checkpoint(checkpoint, unfinished)
                 self._good.add(step)
-            for pointer in ("last", "best") if is_best else ("last",):
+            for pointer in (LAST, BEST) if is_best else (LAST,):
                 write_file(self.run / pointer, self.folder(step).name + "\n")
             self._prune(best, max(keep, MIN_KEPT))
 
@@ -163,14 +200,15 @@ class CheckpointStore:
         for step in reversed(self.steps()):
             if n_good < keep or step == best:
                 with contextlib.suppress(AccessError):  # it may be good: it stays
-                    n_good += self._is_good(step)
+                    n_good += self.is_good(step)
             else:
                 # renamed first: one that is half removed would look like a damaged one
                 doomed = self.run / f"{TEMPORARY}{self.folder(step).name}-{os.getpid()}"
                 disk.rename(self.folder(step), doomed)
                 disk.remove(doomed)
 
-    def _is_good(self, step: int) -> bool:
+    def is_good(self, step: int) -> bool:
+        """Whether the checkpoint of a step is undamaged; it is read once."""
         if step in self._good:
             return True
         try:
@@ -180,11 +218,11 @@ class CheckpointStore:
         self._good.add(step)
         return True
 
-    def load(self, prefer: str = "last", with_optimizer: bool = True) -> Checkpoint:
+    def load(self, prefer: str | int = "last", with_optimizer: bool = True) -> Checkpoint:
         """The newest good checkpoint, or the best one if that is preferred and good.
 
         Args:
-            prefer: `last` or `best`.
+            prefer: `last` or `best`; or a step, which no other one takes the place of.
             with_optimizer: whether the optimizer's state is wanted, too.
 
         Raises:
@@ -198,7 +236,9 @@ class CheckpointStore:
                 f"run {self.run.name} has no checkpoint yet: it ended before the first one"
             )
         reasons: list[str] = []
-        if prefer == "best":
+        if isinstance(prefer, int):
+            steps = [prefer]
+        elif prefer == BEST:
             steps = self._best_last(steps, reasons)
         for step in reversed(steps):
             try:
@@ -210,6 +250,8 @@ class CheckpointStore:
             if reasons:
                 log.warning("using the good checkpoint of step %d instead", step)
             return checkpoint
+        if isinstance(prefer, int):
+            raise CheckpointError(f"{reasons[0]}; --checkpoint last takes the newest good one")
         raise CheckpointError(f"no good checkpoint is left in {self.run}: {reasons[0]}")
 
     def _best_last(self, steps: list[int], reasons: list[str]) -> list[int]:
@@ -229,6 +271,11 @@ class CheckpointStore:
         folder = self.folder(step)
         names = [MODEL, STATE, CONFIG, TOKENIZER, *([OPTIMIZER] if with_optimizer else [])]
         metadata = check_files(folder, MANIFEST, None if with_optimizer else names)
+        if with_optimizer and OPTIMIZER not in metadata["files"]:
+            raise InputError(
+                f"{self.run.name} was pruned: its model can be used, but not resumed; to train it "
+                f"further: myllm train FILE --from {resume_name(self.run)}"
+            )
         try:
             with read_errors(folder):
                 state = json.loads(read_file(folder / STATE))

@@ -20,6 +20,7 @@ from typing import Any
 from myllm.checks import check_run_name, shortened
 from myllm.config import RunConfig, from_toml, to_toml
 from myllm.errors import AccessError, InputError
+from myllm.registry import nearest
 from myllm.runs.checkpoint import (
     CONFIG,
     MANIFEST,
@@ -33,6 +34,7 @@ from myllm.runs.checkpoint import (
 )
 from myllm.runs.metrics import read_records
 from myllm.system.atomic import (
+    TEMPORARY,
     Damaged,
     discard_unfinished,
     disk,
@@ -48,6 +50,8 @@ from myllm.system.locks import Lock, lock, made_by_one_process
 from myllm.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
+
+MOST_NAMED = 10  # runs in a message; their names may be long
 
 
 class RunFolder:
@@ -160,8 +164,8 @@ class RunFolder:
             return {path.name: path.read_bytes() for path in paths if path.is_file()}
 
     def append_metrics(self, record: dict[str, Any]) -> None:
-        """Adds a line to `metrics.jsonl`."""
-        line = json.dumps(record) + "\n"
+        """Adds a line to `metrics.jsonl`; what is not a number is null, as JSON has no other."""
+        line = json.dumps({n: None if v != v else v for n, v in record.items()}) + "\n"
 
         def append(path: Path) -> None:
             with path.open("a", encoding="utf-8", newline="\n") as file:
@@ -207,19 +211,28 @@ def find_run(runs_dir: Path, name: str | None = None) -> RunFolder:
                 return RunFolder(path)
             if _is_checkpoint(path):
                 raise InputError(f"{path} is a checkpoint: name its run, {path.parent}")
-        here = ", ".join([run.name for run in all_runs(runs_dir)][:10])
-        raise InputError(
-            f"no run {shortened(name)!r} in {runs_dir}" + (f"; there are: {here}" if here else "")
-        )
-    latest: dict[Path, int] = {}
-    for run in _folders(runs_dir):
-        for path in run.glob(f"step-*/{MANIFEST}"):
-            latest[run] = max(latest.get(run, 0), path.stat().st_mtime_ns)
+        raise InputError(_no_run(runs_dir, name))
+    latest = {run: saved for run in _folders(runs_dir) if (saved := saved_at(run))}
     if not latest:
         raise InputError(
             f"there is no trained model in {runs_dir} yet: make one with myllm train FILE"
         )
     return RunFolder(max(latest, key=lambda run: latest[run]))
+
+
+def _no_run(runs_dir: Path, name: str) -> str:
+    what = f"no run {shortened(name)!r} in {runs_dir}"
+    names = [run.name for run in all_runs(runs_dir)]
+    if not names:
+        return what
+    tail = nearest(shortened(name), names, "there are", most=MOST_NAMED)
+    return f"{what}{':' if tail.startswith('did') else ';'} {tail}"
+
+
+def saved_at(run: Path) -> int:
+    """When a run was saved to last, in nanoseconds since 1970; 0 if it has no checkpoint."""
+    paths = run.glob(f"step-*/{MANIFEST}")
+    return max((path.stat().st_mtime_ns for path in paths), default=0)
 
 
 def all_runs(runs_dir: Path) -> list[RunFolder]:
@@ -243,10 +256,11 @@ def _folders(runs_dir: Path) -> list[Path]:
         AccessError: it may not be read.
     """
     try:
-        return listing(runs_dir) if runs_dir.is_dir() else []
+        found = listing(runs_dir) if runs_dir.is_dir() else []
     except (OSError, ValueError) as error:
         where, why = shortened(str(runs_dir)), getattr(error, "strerror", error)
         raise InputError(f"cannot look for runs in {where}: {why}") from None
+    return [path for path in found if not path.name.startswith(TEMPORARY)]
 
 
 def _is_checkpoint(path: Path) -> bool:

@@ -15,14 +15,14 @@ from myllm.tokenizer import Tokenizer
 
 
 def load_model(
-    run: RunFolder, device: torch.device | str = "cpu", prefer: str = "best"
+    run: RunFolder, device: torch.device | str = "cpu"
 ) -> tuple[GPTModel, Tokenizer, Checkpoint]:
-    """The model of a run, ready to use, with its tokenizer and the checkpoint it came from.
+    """The chosen model of a run, ready to use, with its tokenizer and the checkpoint it came from.
 
     Raises:
         CheckpointError: no good checkpoint, or its weights are not of the configured shape.
     """
-    checkpoint = run.checkpoints.load(prefer, with_optimizer=False)
+    checkpoint = run.checkpoints.load(run.checkpoints.chosen, with_optimizer=False)
     folder = run.checkpoints.folder(checkpoint.step)
     try:
         config, tokenizer = from_toml(folder / CONFIG).model, Tokenizer.load(folder / TOKENIZER)

@@ -277,6 +277,18 @@ def foreign_files(folder: Path, manifest: str) -> list[str]:
     return [path.name for path in listing(folder) if path.name not in known]
 
 
+def unseal_file(folder: Path, manifest: str, name: str) -> None:
+    """Removes a file of a sealed folder, which is whole all the time: the manifest goes first.
+
+    Raises:
+        Damaged: the folder is not whole.
+    """
+    content = check_files(folder, manifest)
+    files = {path: entry for path, entry in content["files"].items() if path != name}
+    write_file(folder / manifest, _sealed_text({**content, "files": files}))
+    disk.remove(folder / name)
+
+
 def discard(path: Path) -> None:
     """Removes what is unfinished, if it is there; failing to is not an error."""
     try:

@@ -25,17 +25,32 @@ class Evaluation:
     Attributes:
         loss: mean negative log-likelihood, nats per token.
         bits_per_byte: the same per UTF-8 byte of the text, which compares across tokenizers.
+            NaN where it is not known how many bytes a token stands for.
         n_tokens: tokens that were predicted.
+        n_bytes: bytes that these stand for.
     """
 
     loss: float
     bits_per_byte: float
     n_tokens: int
+    n_bytes: int = 0
 
     @classmethod
     def nothing(cls) -> Evaluation:
         """That of no text."""
         return cls(math.nan, math.nan, 0)
+
+    @classmethod
+    def of(cls, nats: float, n_tokens: int, n_bytes: int) -> Evaluation:
+        """That of a text with so many nats in all."""
+        bits = nats / math.log(2)
+        return cls(nats / n_tokens, bits / n_bytes if n_bytes else math.nan, n_tokens, n_bytes)
+
+    @classmethod
+    def together(cls, parts: Sequence[Evaluation]) -> Evaluation:
+        """That of several texts as one."""
+        nats = sum(part.loss * part.n_tokens for part in parts)
+        return cls.of(nats, sum(p.n_tokens for p in parts), sum(p.n_bytes for p in parts))
 
     @property
     def perplexity(self) -> float:
@@ -59,13 +74,12 @@ class Validation:
             model: whose vocabulary the tokens are of.
             tokens: all ids (n,).
             ranges: the parts to predict; all by default.
-            byte_counts: bytes of each token (V,); one by default.
+            byte_counts: see `evaluate`.
             sequence_length: see `evaluate`.
         """
         self.tokens = tokens
         self.ranges = [(0, len(tokens))] if ranges is None else list(ranges)
-        vocab_size = model.config.vocab_size
-        self.byte_counts = np.ones(vocab_size, int) if byte_counts is None else byte_counts
+        self.byte_counts = byte_counts
         self.sequence_length = sequence_length
 
     def measure(
@@ -93,7 +107,7 @@ def evaluate(
     model: GPTModel,
     tokens: np.ndarray,
     ranges: Sequence[tuple[int, int]],
-    byte_counts: np.ndarray,
+    byte_counts: np.ndarray | None = None,
     batch_size: int = 32,
     autocast: AbstractContextManager[object] | None = None,
     sequence_length: int | None = None,
@@ -104,7 +118,8 @@ def evaluate(
         model: put into evaluation mode, and back into its own afterwards.
         tokens: all ids (n,).
         ranges: the parts to predict.
-        byte_counts: bytes of each token (V,), from `Tokenizer.byte_counts`.
+        byte_counts: bytes of each token (V,), from `Tokenizer.byte_counts`; without them bits
+            per byte are not known.
         batch_size: sequences at a time.
         autocast: a re-enterable context for mixed precision.
         sequence_length: T, tokens of a sequence; the model's context by default.
@@ -124,13 +139,13 @@ def evaluate(
             counted = batch.targets[batch.mask]  # (n,)
             nats += batch_nats.item()
             n_tokens += len(counted)
-            n_bytes += int(byte_counts[counted.numpy()].sum())
+            if byte_counts is not None:
+                n_bytes += int(byte_counts[counted.numpy()].sum())
     finally:
         model.train(was_training)
     if not n_tokens:
         raise InputError("the text is too short to evaluate: it needs two tokens")
-    bits = nats / math.log(2)
-    return Evaluation(nats / n_tokens, bits / n_bytes if n_bytes else math.nan, n_tokens)
+    return Evaluation.of(nats, n_tokens, n_bytes)
 
 
 def _batches(

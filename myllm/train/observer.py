@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
@@ -71,7 +72,8 @@ class TensorBoard(Observer):
         if self._writer is None:
             return
         try:
-            for name, value in asdict(record).items():
+            values = {n: v for n, v in asdict(record).items() if not math.isnan(v)}
+            for name, value in values.items():
                 self._writer.add_scalar(name, value, record.step)
             self._writer.flush()
         except OSError as error:  # no reason to end a run

@@ -6,6 +6,7 @@ or training.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -17,8 +18,10 @@ from myllm.data.token_file import TokenFile
 from myllm.errors import ConfigError
 from myllm.kinds import SCHEDULES, TOKENIZERS
 from myllm.presets import Resolved
-from myllm.runs.folder import RunFolder
+from myllm.runs.folder import RunFolder, find_run
 from myllm.tokenizer import BPETokenizer
+
+log = logging.getLogger(__name__)
 
 # of a run that continues: what another value of cannot have an effect, and what to do instead
 DECIDED = {
@@ -47,6 +50,19 @@ class Request:
     resume: str | None = None
     runs_dir: Path = Path("checkpoints")
     began: float = field(default_factory=time.monotonic)
+
+
+def resumed_name(resume: str | bool | None, runs_dir: Path) -> str | None:
+    """The run to continue, by name or path; `True` stands for the newest, which is announced.
+
+    Raises:
+        InputError: there is none.
+    """
+    if resume is not True:
+        return None if resume is None or resume is False else str(resume)
+    run = find_run(runs_dir)
+    log.info("continuing %s, the newest run", run.name)
+    return str(run.path)
 
 
 def check_resumed(request: Request, named: Mapping[str, Any], saved: RunConfig) -> None:

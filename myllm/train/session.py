@@ -312,6 +312,7 @@ def _provenance(token_file: TokenFile, model: GPTModel, begun: RunFolder | None)
         facts={
             "n_characters": token_file.n_characters,
             "n_bytes": token_file.n_bytes,
+            "n_tokens": token_file.n_tokens,
             "n_documents": token_file.n_documents,
             "n_parameters": model.count_parameters(),
             "knows_beginnings": token_file.n_documents > 1 or knows_beginnings(begun),

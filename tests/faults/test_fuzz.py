@@ -22,7 +22,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from myllm.config import DataConfig, GPTConfig, RunConfig, from_toml, to_toml
-from myllm.data.prepare import encode_file, prepare
+from myllm.data.prepare import encode_text, prepare
 from myllm.data.token_file import open_token_file
 from myllm.errors import MyLLMError
 from myllm.formats.hf_export import export_huggingface
@@ -145,7 +145,7 @@ class Targets:
         path.write_bytes(data)
         tokenizer = BPETokenizer.from_dict(self.bpe)
         assert isinstance(tokenizer, BPETokenizer)
-        encode_file(str(path), tokenizer, DataConfig(data_dir=str(self.folder)))
+        encode_text(str(path), tokenizer, DataConfig(data_dir=str(self.folder)))
 
     def checkpoint(self, data: bytes) -> None:
         """With a true manifest, so that it is not the hash that finds it."""

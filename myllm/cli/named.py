@@ -1,0 +1,35 @@
+"""Room: names on the command line → runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from myllm.cli.parse import Common
+from myllm.config import positional
+from myllm.errors import InputError
+
+if TYPE_CHECKING:
+    from myllm.runs.folder import RunFolder
+
+
+@dataclass(frozen=True)
+class SomeRuns(Common):
+    """What a verb has that takes several runs."""
+
+    runs: tuple[str, ...] = positional(())  # names or folders of runs
+
+
+def named_runs(options: SomeRuns, usage: str) -> list[RunFolder]:
+    """The runs that are named, each once.
+
+    Raises:
+        InputError: one is not there, or none is named.
+    """
+    from myllm.runs.folder import find_run
+
+    runs = [find_run(Path(options.runs_dir), name) for name in dict.fromkeys(options.runs)]
+    if not runs:
+        raise InputError(f"no run is named: myllm {usage} (myllm runs lists them)")
+    return runs
