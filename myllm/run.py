@@ -21,6 +21,7 @@ from myllm.runs.weights import load_model
 from myllm.system.device import autocast, choose_device, choose_dtype
 from myllm.tokenizer.base import Tokenizer
 from myllm.train.evaluate import Evaluation, evaluate
+from myllm.train.outcome import Outcome
 from myllm.train.own_text import own_text
 from myllm.train.sequences import evaluated_length, sequence_length
 from myllm.train.state import TrainState
@@ -46,15 +47,20 @@ class Run:
     """
 
     def __init__(
-        self, folder: RunFolder, device: str | None = None, state: TrainState | None = None
+        self,
+        folder: RunFolder,
+        device: str | None = None,
+        state: TrainState | None = None,
+        outcome: Outcome | None = None,
     ) -> None:
         """
         Args:
             folder: of the run.
             device: where its model computes: cpu, cuda, mps; by default the best one here.
             state: what training ended at, if it has just been trained.
+            outcome: what that came to.
         """
-        self.folder, self.device, self.state = folder, device, state
+        self.folder, self.device, self.state, self.outcome = folder, device, state, outcome
 
     def __repr__(self) -> str:
         return f"Run({self.path.as_posix()!r})"

@@ -57,6 +57,16 @@ class TokenFile:
         """All ids (n_tokens,), mapped from disk, not read into memory, where that can be done."""
         return _mapped(self.folder / TOKENS)
 
+    @property
+    def n_train_tokens(self) -> int:
+        """Tokens to learn from."""
+        return sum(end - start for start, end in self.train_ranges)
+
+    @property
+    def n_val_tokens(self) -> int:
+        """Tokens that are held out."""
+        return sum(end - start for start, end in self.val_ranges)
+
     def source_paths(self) -> list[str]:
         """The files of text that it was made from, in order.
 

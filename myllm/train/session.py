@@ -28,6 +28,7 @@ from myllm.config import (
 )
 from myllm.data.corpora import download_corpus, python_docs
 from myllm.data.dataset import TextDataset
+from myllm.data.held_out import unigram_loss
 from myllm.data.prepare import prepare
 from myllm.data.sources import text_name
 from myllm.data.token_file import TokenFile
@@ -40,6 +41,7 @@ from myllm.runs.weights import load_weights
 from myllm.system.atomic import TEMPORARY, make_folders, write_errors
 from myllm.system.device import choose_attention, choose_device
 from myllm.tokenizer import TOKENIZERS
+from myllm.train.early_stop import with_patience
 from myllm.train.memory import check_memory, fitting_batch
 from myllm.train.optim import OPTIMIZERS
 from myllm.train.own_text import check_known, own_text
@@ -214,6 +216,7 @@ def start(request: Request) -> Session:
     config = fitted(config, token_file).validate()
     if begun is not None and not planned.chosen("batch_size"):
         config = _with_fitting_batch(config)
+    config = with_patience(config, token_file.n_train_tokens)
     trainer = _build_trainer(config, token_file, begun)
     if begun is not None:
         _begin_with(begun, trainer)
@@ -308,6 +311,9 @@ def _provenance(token_file: TokenFile, model: GPTModel, begun: RunFolder | None)
             "n_bytes": token_file.n_bytes,
             "n_documents": token_file.n_documents,
             "n_parameters": model.count_parameters(),
+            "n_train_tokens": token_file.n_train_tokens,
+            "n_val_tokens": token_file.n_val_tokens,
+            "unigram_loss": unigram_loss(token_file),
             "knows_beginnings": token_file.n_documents > 1 or knows_beginnings(begun),
         },
     )
