@@ -20,23 +20,29 @@ from rich.console import Console
 from myllm.checks import check_range, check_ranges, check_run_name
 from myllm.config import MODEL_LIMITS, RunConfig, SamplingConfig, with_values
 from myllm.data.corpora import download_corpus
+from myllm.data.held_out import first_line
 from myllm.data.prepare import prepare as prepare_text
 from myllm.data.token_file import TokenFile
-from myllm.display import TrainingDisplay, plan_lines
+from myllm.display import TrainingDisplay
 from myllm.errors import InputError
 from myllm.generate.generator import TextGenerator
 from myllm.presets import Resolved, resolve
 from myllm.run import Run
 from myllm.runs.folder import all_runs, find_run
+from myllm.system.progress import watched_by
 from myllm.system.shell import quoted
 from myllm.system.terminal import PatientStream, printable
+from myllm.system.wrapping import wrapped
 from myllm.train import session
 from myllm.train.benchmark import Timing, run_benchmark
 from myllm.train.observer import Observer, Observers
+from myllm.train.outcome import facts_of, outcome_of
+from myllm.train.plan import INDENT, plan_lines
 from myllm.train.request import Request, resumed_name
 from myllm.train.requeue import AUTO, decided, tell_if_finished
 from myllm.train.session import Session
 from myllm.train.threads import threads_put_back, use_threads
+from myllm.train.verdict import points_of
 
 StrPath = str | Path
 
@@ -99,15 +105,21 @@ def train(
 def _run_to_its_end(made: Session, quiet: bool, observer: Observer | None) -> Run:
     out = cast(IO[str], PatientStream(sys.stdout))
     console = Console(file=out, highlight=False, markup=False, soft_wrap=True)
-    trainer = made.trainer
+    trainer, line = made.trainer, first_line(made.token_file)
     if not quiet:
-        _show(console, plan_lines(trainer, made.token_file))
-    with TrainingDisplay(console, _sampler(made), quiet) as display:
+        _show(console, plan_lines(made))
+    points = points_of(made.run.metrics())
+    interval = trainer.config.evaluation_steps
+    shown = TrainingDisplay(
+        console, _sampler(made, line), quiet, line, facts_of(made), points, interval
+    )
+    with shown as display, watched_by(display.watch):
         trainer.observer = display if observer is None else Observers([display, observer])
         state = trainer.train()
     if trainer.profiler.table and not quiet:
-        _show(console, [trainer.profiler.table, f"Chrome trace: {trainer.profiler.trace_path}"])
-    return Run(made.run, made.trainer.config.device, state)
+        console.print(printable(trainer.profiler.table))
+        _show(console, [f"Chrome trace: {trainer.profiler.trace_path}"])
+    return Run(made.run, made.trainer.config.device, state, outcome=outcome_of(made))
 
 
 def settings(
@@ -150,17 +162,18 @@ def _request(
 
 
 def _show(console: Console, lines: Iterable[str]) -> None:
+    width = console.width if console.is_terminal else None
     for line in lines:
-        console.print(printable(line))
+        console.print(wrapped(printable(line), width, INDENT))
 
 
-def _sampler(made: Session) -> Callable[[int], str]:
-    """Samples of the model's writing during training."""
+def _sampler(made: Session, beginning: str) -> Callable[[int], str]:
+    """Samples of what the model writes after a beginning, during training."""
     generator = TextGenerator(made.trainer.model, made.token_file.tokenizer)
 
     def write(step: int) -> str:
         sampling = SamplingConfig(max_new_tokens=60, sample_seed=step, ignore_end=True)
-        return generator.generate("", sampling).strip()
+        return generator.generate(beginning, sampling)
 
     return write
 

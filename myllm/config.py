@@ -40,7 +40,7 @@ TRAIN_LIMITS: Limits = {
     "batch_size": (1, 10**6), "accumulation_steps": (1, 10**6),
     "max_steps": (1, 10**9), "learning_rate": (1e-12, 10.0), "weight_decay": (0.0, 100.0),
     "warmup_steps": (0, 10**9), "min_learning_rate": (0.0, 1.0), "grad_clip": (0.0, 1e30),
-    "eval_interval": (1, 10**9), "patience": (1, 10**9), "keep": (1, 10**6), "profile": (0, 1_000),
+    "eval_interval": (1, 10**9), "patience": (0, 10**9), "keep": (1, 10**6), "profile": (0, 1_000),
     "sequence_length": (1, 2**20),
     "seed": (0, 2**32 - 1),  # that and the step are the two halves of what dropout draws from
 }  # fmt: skip
@@ -195,7 +195,9 @@ class TrainConfig:
     min_learning_rate: float = 0.0  # where a decaying schedule ends, as a share of the peak
     grad_clip: float = 1.0  # the largest norm of a step's gradient (0: off)
     eval_interval: int | None = None  # steps between evaluations (None: ten in the run)
-    patience: int | None = None  # stop after so many evaluations without a better loss
+    patience: int | None = (
+        None  # stop after so many evaluations in vain (0: never; None: on short texts)
+    )
     keep: int = 2  # checkpoints kept besides the best one, never fewer than two
     on_nonfinite: str = "stop"  # a loss of NaN or infinity: stop, rollback (and skip the batch)
     on_disk_full: str = "stop"  # no room for a checkpoint: stop, wait (until there is)

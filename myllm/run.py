@@ -24,6 +24,7 @@ from myllm.system.device import autocast, choose_device, choose_dtype
 from myllm.tokenizer.base import Tokenizer
 from myllm.train.evaluate import Evaluation, evaluate
 from myllm.train.likeness import tell_if_foreign, tell_if_learned
+from myllm.train.outcome import Outcome
 from myllm.train.own_text import own_text
 from myllm.train.sequences import evaluated_length, sequence_length
 from myllm.train.state import TrainState
@@ -54,6 +55,7 @@ class Run:
         device: str | None = None,
         state: TrainState | None = None,
         checkpoint: str | int = "best",
+        outcome: Outcome | None = None,
     ) -> None:
         """
         Args:
@@ -61,11 +63,12 @@ class Run:
             device: where its model computes: cpu, cuda, mps; by default the best one here.
             state: what training ended at, if it has just been trained.
             checkpoint: which one is used: best, last, or a step that is kept.
+            outcome: what training came to.
 
         Raises:
             InputError: there is no such checkpoint.
         """
-        self.folder, self.device, self.state = folder, device, state
+        self.folder, self.device, self.state, self.outcome = folder, device, state, outcome
         folder.checkpoints.choose(checkpoint)
 
     def __repr__(self) -> str:

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("quiet_terminal")
 
 class TestHappyPaths:
     def test_train_tells_plan_evaluations_and_result(self, place, run):
-        """Five lines of plan, a line per evaluation, the result, two commands to try."""
+        """Plan, a warning, a line per evaluation, the result, what it is worth, three commands."""
         result = run("train", "story.txt", "--run", "told", *TINY)
         lines = result.out.splitlines()
         assert result.code == 0 and result.err == ""
@@ -29,9 +29,12 @@ class TestHappyPaths:
         assert [line.split()[1] for line in lines if line.startswith("step ")] == ["3/6", "6/6"]
         result_line = next(line for line in lines if "best validation loss" in line)
         assert "nats per token" in result_line and "bits per byte" in result_line
-        assert lines[-2].strip().startswith("myllm generate ")
-        assert lines[-1].strip() == "myllm write --run told"
-        assert len(lines) == 5 + 2 + 4
+        assert lines[5].startswith("warning this run sees only") and "--max-steps" in lines[5]
+        assert "xz" in lines[9] and "hardly learned anything" in lines[10]
+        assert lines[-3].strip().startswith("myllm generate ")
+        assert lines[-2].strip() == "myllm write --run told"
+        assert lines[-1].strip() == "myllm train --resume told --max-steps 200"
+        assert len(lines) == 6 + 2 + 7
 
     def test_run_folder_has_all_parts(self, place):
         """Configuration, tokenizer, metrics with every field, checkpoints without pickle."""
@@ -61,7 +64,7 @@ class TestHappyPaths:
         result = run("train", "story.txt", "--quiet", "--run", "calm", *TINY)
         assert result.code == 0 and result.err == ""
         assert result.out.startswith("best validation loss")
-        assert len(result.out.splitlines()) == 4
+        assert len(result.out.splitlines()) == 7
 
     def test_generate_streams_prompt_and_text(self, place, run):
         """The prompt comes first; the same seed gives the same text."""

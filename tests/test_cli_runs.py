@@ -16,7 +16,7 @@ class TestFolderOfRuns:
         Path("story.txt").write_text(words())
         result = run("train", "story.txt", "--run", "my run", "--runs-dir", "old runs", *TINY)
         hints = [line.strip() for line in result.out.splitlines() if line.startswith("  myllm ")]
-        assert len(hints) == 2
+        assert len(hints) == 3
         args = shlex.split(hints[0])[1:]
         assert run(*args, "--max-new-tokens", "3").code == 0
 

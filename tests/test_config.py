@@ -210,7 +210,7 @@ BAD = [
     ("encoding", "klingon", "utf-8"),
     ("encoding_errors", "repalce", "did you mean replace"),
     ("batch_size", 0, "1"), ("accumulation_steps", 0, "1"), ("max_steps", 0, "1"),
-    ("warmup_steps", -1, "0"), ("eval_interval", 0, "1"), ("patience", 0, "1"),
+    ("warmup_steps", -1, "0"), ("eval_interval", 0, "1"), ("patience", -1, "0"),
     ("keep", 0, "1"), ("profile", -1, "0"), ("seed", -1, "0"), ("seed", 2**32, "4294967295"),
     ("learning_rate", 0.0, "1e-12"), ("learning_rate", -1.0, "1e-12"),
     ("learning_rate", NAN, "10"), ("learning_rate", INF, "10"),

@@ -52,10 +52,14 @@ def works(run, text, *more, fill=None, elsewhere=None):
 
 class TestHints:
     def test_of_a_result(self, odd, run, monkeypatch):
-        """generate; write, which reads nothing here."""
+        """generate; write, which reads nothing here; the run goes on."""
         monkeypatch.setattr("sys.stdin", open(os.devnull, encoding="utf-8"))
-        assert len(hints(odd.out)) == 2
-        works(run, odd.out, "--max-new-tokens", "2")
+        *writing, resume = hints(odd.out)
+        assert [args[0] for args in writing] == ["generate", "write"]
+        for args in writing:
+            assert run(*args, "--max-new-tokens", "2").code == 0
+        assert resume[:2] == ["train", "--resume"] and resume[-2] == "--max-steps"
+        assert run(*resume[:-1], "8").code == 0
 
     def test_of_an_import(self, odd, run):
         made = run(

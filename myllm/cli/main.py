@@ -38,6 +38,7 @@ from myllm.system.patience import end_process_despite_calls
 from myllm.system.progress import watched_by
 from myllm.system.streams import silence, standard_streams
 from myllm.system.terminal import one_line
+from myllm.system.wrapping import terminal_width, wrapped
 
 log = logging.getLogger("myllm")
 
@@ -134,7 +135,7 @@ class _LogHandler(logging.StreamHandler):  # type: ignore[type-arg]
     """Writes above the progress bar, which takes the place of `sys.stderr` on a terminal."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return one_line(super().format(record))
+        return wrapped(one_line(super().format(record)), terminal_width(sys.__stderr__))
 
     def emit(self, record: logging.LogRecord) -> None:
         if sys.__stderr__ is not None and sys.__stderr__.isatty():

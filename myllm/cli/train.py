@@ -10,6 +10,7 @@ from myllm.cli.parse import alone, given
 from myllm.cli.verb import Verb, began, run_flags
 from myllm.config import RunConfig, flat_values
 from myllm.errors import ConfigError
+from myllm.system.shell import quoted
 
 if TYPE_CHECKING:
     from myllm.presets import Resolved
@@ -63,16 +64,21 @@ def train(options: TrainOptions) -> None:
 
 
 def result_lines(run: Run, runs_dir: str) -> list[str]:
-    """What came out of training, and two commands to try."""
-    assert run.state is not None
-    flags = run_flags(run.name, runs_dir)
-    return [
+    """What came out of training, what it is worth, and commands to try."""
+    assert run.state is not None and run.outcome is not None
+    flags, outcome = run_flags(run.name, runs_dir), run.outcome
+    lines = [
         f"best validation loss {run.state.best_loss:.4f} nats per token, "
         f"{run.state.best_bits_per_byte:.4f} bits per byte, at step {run.state.best_step}",
+        f"to compare: xz takes {outcome.xz_bits_per_byte:.4f} bits per byte for the same text",
+        outcome.verdict.sentence,
         f"the model is in {run.path}; try",
-        f'  myllm generate "Once upon a time" {flags}',
+        f"  myllm generate {quoted(outcome.beginning)} {flags}",
         f"  myllm write {flags}",
     ]
+    if (more := outcome.verdict.more_steps) is not None:
+        lines.append(f"  myllm train --resume {run.folder.resume_name} --max-steps {more}")
+    return lines
 
 
 def setting_lines(resolved: Resolved, options: TrainOptions) -> list[str]:

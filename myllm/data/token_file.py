@@ -57,6 +57,16 @@ class TokenFile:
         """All ids (n_tokens,), mapped from disk, not read into memory, where that can be done."""
         return _mapped(self.folder / TOKENS)
 
+    @property
+    def n_train_tokens(self) -> int:
+        """Tokens to learn from."""
+        return n_tokens_of(self.train_ranges)
+
+    @property
+    def n_val_tokens(self) -> int:
+        """Tokens that are held out."""
+        return n_tokens_of(self.val_ranges)
+
     def source_paths(self) -> list[str]:
         """The files of text that it was made from, in order.
 
@@ -64,6 +74,11 @@ class TokenFile:
             InputError: the list of them is damaged.
         """
         return [str(source["path"]) for source in read_sources(self.folder)]
+
+
+def n_tokens_of(ranges: Sequence[Range]) -> int:
+    """The tokens of parts of a text."""
+    return sum(end - start for start, end in ranges)
 
 
 def split_ranges(n_tokens: int, val_split: str = "spread") -> tuple[list[Range], list[Range]]:

@@ -30,6 +30,11 @@ def watched_by(watcher: Watcher) -> Iterator[None]:
         _watcher.reset(token)
 
 
+def watcher() -> Watcher:
+    """Whoever is told at present."""
+    return _watcher.get()
+
+
 @contextmanager
 def stage(what: str, total: int | None = None) -> Iterator[Advance]:
     """A block of work that may take long.

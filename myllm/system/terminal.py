@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import logging
 import re
+import sys
 from collections.abc import Callable
 from typing import TextIO
 
 from myllm.system.streams import reader_left, silence
+from myllm.system.wrapping import terminal_width, wrapped
 
 log = logging.getLogger(__name__)
 
@@ -34,9 +36,12 @@ def one_line(text: object) -> str:
 
 
 def say(*lines: object) -> None:
-    """Prints lines, in which there may be names that others have chosen."""
+    """Prints lines, in which there may be names that others have chosen; on a terminal none is
+    wider than that, but for those that begin with blanks, to be copied."""
+    width = terminal_width(sys.stdout)
     for line in lines:
-        print(printable(str(line)))
+        parts = printable(str(line)).split("\n")
+        print("\n".join(wrapped(part, width) for part in parts))
 
 
 class Screen:

@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 
 from myllm.config import RunConfig, TrainConfig
 from myllm.data.token_file import TokenFile
 from myllm.presets import Resolved
 from myllm.train.sequences import sequence_length
-
-
-def n_tokens_of(ranges: Sequence[tuple[int, int]]) -> int:
-    """The tokens of parts of a text."""
-    return sum(end - start for start, end in ranges)
 
 
 def step_tokens(config: RunConfig) -> int:
@@ -29,7 +23,7 @@ def steps_of_epochs(config: RunConfig, token_file: TokenFile) -> TrainConfig:
     """
     if config.train.epochs is None:
         return config.train
-    wanted = config.train.epochs * n_tokens_of(token_file.train_ranges)
+    wanted = config.train.epochs * token_file.n_train_tokens
     max_steps = min(10**9, max(1, round(wanted / step_tokens(config))))
     return dataclasses.replace(config.train, max_steps=max_steps)
 

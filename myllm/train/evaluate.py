@@ -15,6 +15,7 @@ from myllm.data.dataset import Batch
 from myllm.errors import InputError
 from myllm.model.gpt import GPTModel
 from myllm.system.device import out_of_memory
+from myllm.system.progress import stage
 from myllm.train.loss import language_loss
 
 
@@ -133,14 +134,16 @@ def evaluate(
     nats, n_tokens, n_bytes = 0.0, 0, 0
     model.eval()
     try:
-        for batch in _batches(tokens, ranges, length, batch_size):
-            with autocast or nullcontext():
-                batch_nats, _ = language_loss(model, batch.to(device))
-            counted = batch.targets[batch.mask]  # (n,)
-            nats += batch_nats.item()
-            n_tokens += len(counted)
-            if byte_counts is not None:
-                n_bytes += int(byte_counts[counted.numpy()].sum())
+        with stage("evaluating", sum(end - start for start, end in ranges)) as advance:
+            for batch in _batches(tokens, ranges, length, batch_size):
+                with autocast or nullcontext():
+                    batch_nats, _ = language_loss(model, batch.to(device))
+                counted = batch.targets[batch.mask]  # (n,)
+                nats += batch_nats.item()
+                n_tokens += len(counted)
+                if byte_counts is not None:
+                    n_bytes += int(byte_counts[counted.numpy()].sum())
+                advance(len(counted))
     finally:
         model.train(was_training)
     if not n_tokens:

@@ -180,6 +180,11 @@ def _remedy(
     return ", or ".join(parts)
 
 
+def estimate_checkpoint_bytes(model: GPTModel, config: TrainConfig) -> int:
+    """The disk space of a checkpoint: weights, and what the optimizer keeps."""
+    return FLOAT_BYTES * model.count_parameters() + _optimizer_bytes(model, config)[0]
+
+
 def _optimizer_bytes(model: GPTModel, config: TrainConfig) -> tuple[int, int]:
     """What the optimizer keeps, and what it needs besides while it works."""
     state, update = 0, 0

@@ -34,13 +34,13 @@ from typing import Any
 import torch
 
 from myllm.config import RunConfig, TrainConfig, with_values
-from myllm.data.token_file import longest_sequence
+from myllm.data.token_file import longest_sequence, n_tokens_of
 from myllm.errors import ConfigError
 from myllm.presets import GIVEN, Resolved
 from myllm.system.device import choose_device, choose_dtype
 from myllm.train.benchmark import measure_peak_flops
 from myllm.train.compile import compiling_pays
-from myllm.train.epochs import n_tokens_of, step_tokens
+from myllm.train.epochs import step_tokens
 from myllm.train.heads import matching_heads
 from myllm.train.memory import check_memory, fitting_batch, lacking_memory
 from myllm.train.pace import Pace, measure_pace, step_work

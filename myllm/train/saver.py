@@ -8,6 +8,7 @@ import threading
 from myllm.errors import DiskFullError
 from myllm.runs.checkpoint import Checkpoint
 from myllm.runs.folder import RunFolder
+from myllm.system.progress import stage
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +51,8 @@ class BackgroundSaver:
             DiskFullError, InputError: it could not be.
         """
         if self._thread is not None:
-            self._thread.join()
+            with stage("saving a checkpoint"):
+                self._thread.join()
             self._thread = None
         if self._error is not None:
             error, self._error = self._error, None

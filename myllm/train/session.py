@@ -28,6 +28,7 @@ from myllm.config import (
 )
 from myllm.data.corpora import download_corpus, python_docs
 from myllm.data.dataset import TextDataset
+from myllm.data.held_out import unigram_loss
 from myllm.data.prepare import prepare
 from myllm.data.sources import text_name
 from myllm.data.token_file import TokenFile
@@ -40,6 +41,7 @@ from myllm.runs.folder import RunFolder, find_run
 from myllm.runs.weights import load_weights
 from myllm.system.atomic import TEMPORARY, make_folders, write_errors
 from myllm.system.device import choose_attention, choose_device
+from myllm.train.early_stop import with_patience
 from myllm.train.epochs import steps_of_epochs, with_steps_of_epochs
 from myllm.train.memory import check_memory, fitting_batch
 from myllm.train.own_text import check_known, own_text
@@ -219,6 +221,7 @@ def start(request: Request) -> Session:
     if begun is not None and not planned.chosen("batch_size"):
         config = _with_fitting_batch(config)
     config = dataclasses.replace(config, train=steps_of_epochs(config, token_file))
+    config = with_patience(config, token_file.n_train_tokens)
     config = with_threads(config)
     trainer = _build_trainer(config, token_file, begun)
     if begun is not None:
@@ -315,6 +318,9 @@ def _provenance(token_file: TokenFile, model: GPTModel, begun: RunFolder | None)
             "n_tokens": token_file.n_tokens,
             "n_documents": token_file.n_documents,
             "n_parameters": model.count_parameters(),
+            "n_train_tokens": token_file.n_train_tokens,
+            "n_val_tokens": token_file.n_val_tokens,
+            "unigram_loss": unigram_loss(token_file),
             "knows_beginnings": token_file.n_documents > 1 or knows_beginnings(begun),
         },
     )

@@ -27,6 +27,7 @@ from myllm.system.device import (
     host_copies,
     use_fast_products,
 )
+from myllm.system.progress import stage
 from myllm.system.signals import Deferred
 from myllm.train.compile import checked_device, compile_blocks, compiling_pays, uncompiled
 from myllm.train.evaluate import Evaluation, Validation
@@ -156,11 +157,13 @@ class Trainer:
         if self.config.compile and self.step < self.config.max_steps:
             batch = self.train_data.batch(self.step).split(self.config.accumulation_steps)[0]
             precision = autocast(self.device, self.dtype)
-            compile_blocks(self.model.train(), batch.to(self.device), precision)
+            with stage("compiling the model"):
+                compile_blocks(self.model.train(), batch.to(self.device), precision)
         if self.run is not None and self.config.on_nonfinite == "rollback":
             if not self.run.checkpoints.steps():
                 self.save()  # something to roll back to
-        self._told.on_start(self.step, self.config.max_steps)
+        with uncompiled():
+            self._told.on_start(self.step, self.config.max_steps)
 
     def _loop(self, signals: Deferred) -> None:
         while self.step < self.config.max_steps and not self._out_of_patience():
@@ -347,11 +350,13 @@ class Trainer:
 
     def _out_of_patience(self) -> bool:
         patience = self.config.patience
-        if patience is None or self.state.evaluations_since_best < patience:
+        if not patience or self.state.evaluations_since_best < patience:
             return False
         log.info(
-            "stopping early: no better validation loss in %d evaluations (--patience)", patience
-        )
+            "stopped early, at step %d of %d: no better validation loss since step %d "
+            "(--patience %d; 0 would go on)",
+            self.step, self.config.max_steps, self.state.best_step, patience,
+        )  # fmt: skip
         return True
 
     def _stop(self, signal_number: int) -> None:
