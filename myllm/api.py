@@ -92,7 +92,7 @@ def train(
     6
     >>> train("novel.txt", d_modle=32)
     Traceback (most recent call last):
-    myllm.errors.ConfigError: unknown setting 'd_modle': did you mean d_model? (choices: ...
+    myllm.errors.ConfigError: unknown setting 'd_modle': did you mean d_model?
     """
     with threads_put_back():
         request = _request(texts, settings, config, run, resume, runs_dir, began)

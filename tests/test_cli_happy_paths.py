@@ -135,13 +135,14 @@ class TestHappyPaths:
         assert "bits per byte" in result.out and "run story" in result.out
 
     def test_evaluate_texts(self, place, run):
-        """Each text has a line with its name."""
+        """Each text has a line with its name; a last one is of all together."""
         Path("other.txt").write_text(words(3000, seed=2))
         result = run("evaluate", "other.txt", "story.txt", "--run", "chars")
         assert result.code == 0
         assert [line.split(":")[0] for line in result.out.splitlines()] == [
             "other.txt",
             "story.txt",
+            "all 2 texts",
         ]
 
     def test_prepare_then_train_on_the_folder(self, folder, run):

@@ -117,7 +117,7 @@ class TestRun:
         """The number stands in the plan, the settings and the checkpoint; afterwards PyTorch has
         its own again."""
         done = run("train", "a.txt", *TINY, "--threads", "2")
-        assert done.code == 0 and "device  cpu, 2 threads, float32" in done.out
+        assert done.code == 0 and "device  cpu, float32, 2 threads" in done.out
         assert saved() == (2, 2) and torch.get_num_threads() == 1
 
     def test_resumed_with_the_same_number(self, text, run, monkeypatch):

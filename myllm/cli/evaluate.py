@@ -48,7 +48,7 @@ def evaluate(options: EvaluateOptions) -> None:
         parts.append(run.evaluate(path, **options.reading))
         say(_line(path or "validation split", parts[-1], run.name))
     if len(parts) > 1:
-        say(_line(f"all {len(parts)}", type(parts[0]).together(parts), run.name))
+        say(_line(f"all {len(parts)} texts", type(parts[0]).together(parts), run.name))
 
 
 def _line(name: str, found: Evaluation, run_name: str) -> str:
