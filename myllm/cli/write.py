@@ -16,6 +16,7 @@ class WriteOptions(Common):
 
     run: str | None = None  # the run's name or folder (None: the newest)
     device: str | None = None  # cpu, cuda, mps (None: the best one here)
+    history: bool = True  # keep what is typed in ~/.myllm_history, for the up key
     sampling: dict[str, Any] = given(SamplingConfig)
 
 
@@ -28,13 +29,13 @@ def write(options: WriteOptions) -> None:
     """The interactive mode."""
     sampling = SamplingConfig(**options.sampling).validate()
     from myllm import api
-    from myllm.cli.writer import Writer
-    from myllm.system.terminal import say
+    from myllm.cli.writer import Writer, wrapped
+    from myllm.system.terminal import printable
 
     run = api.load(options.run, options.runs_dir, options.device)
     if isinstance(options, ChatOptions):
-        say(_why_no_chat(run.generator.tokenizer.chat_template, run.name))
-    Writer(run.generator, sampling).run()
+        print(wrapped(printable(_why_no_chat(run.tokenizer.chat_template, run.name))), end="")
+    Writer(run.generator, sampling, history=options.history).run()
 
 
 def _why_no_chat(template: str | None, name: str) -> str:

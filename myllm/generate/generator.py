@@ -31,6 +31,8 @@ from myllm.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
 
+FOREIGN = 0.85  # of a prompt: more of it than this is worth a word
+
 
 class TextGenerator:
     """A model and its tokenizer: text in, text out.
@@ -62,7 +64,7 @@ class TextGenerator:
         self._without_token = torch.tensor(
             tokenizer.ids_without_token(model.config.vocab_size), dtype=torch.long
         )
-        self._unknown_announced = False
+        self._foreign_announced = False
 
     @classmethod
     def from_run(
@@ -115,14 +117,25 @@ class TextGenerator:
         """The ids of a prompt; without one, of what a text begins after: end of text where the
         model has seen documents begin there, else a line end. Announces unknowns."""
         ids = self.tokenizer.encode(prompt)
-        unknown = self.tokenizer.count_unknown(np.array(ids))
-        if unknown and not self._unknown_announced:
+        if not self._foreign_announced:
+            self._foreign_announced = self._announce_foreign(np.array(ids))
+        return self.tokenizer.prefix_ids + ids or self._start()
+
+    def _announce_foreign(self, ids: np.ndarray) -> bool:
+        """Tells of a prompt that the model can hardly read."""
+        if unknown := self.tokenizer.count_unknown(ids):
             log.warning(
                 "%d of %d characters of the prompt (%s) do not occur in the training text",
                 unknown, len(ids), f"{unknown / len(ids):.0%}",
             )  # fmt: skip
-            self._unknown_announced = True
-        return self.tokenizer.prefix_ids + ids or self._start()
+        elif (share := self.tokenizer.foreign_share(ids)) > FOREIGN:
+            log.warning(
+                "%s of the prompt is spelled byte by byte: hardly a piece of it is common in the "
+                "text that the model learned from", f"{share:.0%}",
+            )  # fmt: skip
+        else:
+            return False
+        return True
 
     def _start(self) -> list[int]:
         if self.knows_beginnings:

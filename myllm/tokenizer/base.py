@@ -170,6 +170,11 @@ class Tokenizer(ABC):
         """How many of `ids` stand for a character that the vocabulary lacks."""
         return 0
 
+    def foreign_share(self, ids: np.ndarray) -> float:
+        """How much of a text is in a writing that the vocabulary was not made of, from 0 to 1; 0
+        where that cannot be told."""
+        return 0.0
+
     def byte_counts(self) -> np.ndarray:
         """Number of bytes of each token, int64 (V,): what makes bits per byte of a loss."""
         return np.array([len(self.token_bytes(id)) for id in range(self.vocab_size)], np.int64)
