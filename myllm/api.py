@@ -169,7 +169,11 @@ def _show(console: Console, lines: Iterable[str]) -> None:
 
 def _sampler(made: Session, beginning: str) -> Callable[[int], str]:
     """Samples of what the model writes after a beginning, during training."""
-    generator = TextGenerator(made.trainer.model, made.token_file.tokenizer)
+    trainer = made.trainer
+    knows_beginnings = bool(trainer.provenance.facts.get("knows_beginnings"))
+    generator = TextGenerator(
+        trainer.model, made.token_file.tokenizer, knows_beginnings=knows_beginnings
+    )
 
     def write(step: int) -> str:
         sampling = SamplingConfig(max_new_tokens=60, sample_seed=step, ignore_end=True)

@@ -15,6 +15,7 @@ from myllm.data.prepare import encode_text
 from myllm.generate.generator import TextGenerator
 from myllm.model.gpt import GPTModel
 from myllm.registry import unknown
+from myllm.runs.beginnings import knows_beginnings
 from myllm.runs.folder import RunFolder
 from myllm.runs.remove import delete_run, prune_run
 from myllm.runs.summary import Summary, summary_of
@@ -108,7 +109,7 @@ class Run:
         """
         device = choose_device(self.device)
         model, tokenizer, _ = load_model(self.folder, device)
-        return TextGenerator(model, tokenizer, device)
+        return TextGenerator(model, tokenizer, device, knows_beginnings(self.folder))
 
     @property
     def model(self) -> GPTModel:
@@ -124,7 +125,7 @@ class Run:
         """The text that follows `prompt`, without it.
 
         Args:
-            prompt: any text; an empty one begins a new document.
+            prompt: any text; without one a text begins.
             sampling: fields of `SamplingConfig`, such as max_new_tokens, temperature, top_p.
 
         Raises:

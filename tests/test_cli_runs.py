@@ -20,7 +20,7 @@ class TestFolderOfRuns:
         args = shlex.split(hints[0])[1:]
         assert run(*args, "--max-new-tokens", "3").code == 0
 
-    @pytest.mark.parametrize("args", [["generate", "x"], ["evaluate"], ["verify"]])
+    @pytest.mark.parametrize("args", [["evaluate"], ["verify"]])
     def test_the_old_spelling_is_accepted_with_a_hint(self, place, run, args):
         """--out was the folder of runs; one line says what it is now."""
         shutil.move("checkpoints", "runs")

@@ -118,11 +118,12 @@ class TestSampling:
 class TestStreaming:
     @pytest.mark.parametrize("seed", range(8))
     def test_stream_is_the_text(self, writer, seed):
-        """Law 8, for a model that writes broken characters, too."""
+        """Law 8. A last character that is not whole is not shown."""
         sampling = dataclasses.replace(LOUD, sample_seed=seed)
         ids = list(writer.stream_ids(writer.encode_prompt("fox"), sampling))
         pieces = list(writer.stream("fox", sampling))
-        assert "".join(pieces) == writer.generate("fox", sampling) == writer.tokenizer.decode(ids)
+        shown = writer.tokenizer.decode(ids).rstrip("\ufffd")
+        assert "".join(pieces) == writer.generate("fox", sampling) == shown
 
     def test_never_splits_a_character(self, writer):
         ids = writer.tokenizer.encode(TEXT)

@@ -23,6 +23,7 @@ from myllm.formats.hf_export import export_huggingface
 from myllm.formats.hf_import import import_huggingface
 from myllm.formats.hf_tokenizer import read_tokenizer
 from myllm.generate import TextGenerator
+from myllm.generate.characters import Characters
 from myllm.runs.weights import load_model
 from myllm.tokenizer import Tokenizer
 
@@ -106,11 +107,17 @@ class TestImport:
         chat = [{"role": "user", "content": "hello"}]
         assert theirs.apply_chat_template(chat, tokenize=False) == "[user] hello"
         model: Any = AutoModelForCausalLM.from_pretrained(tmp_path / "back")
-        written = model.generate(
-            torch.tensor([ids]), do_sample=False, max_new_tokens=20, eos_token_id=None
-        )
-        sampling = SamplingConfig(temperature=0.0, max_new_tokens=20, ignore_end=True)
         generator = TextGenerator.from_run(str(run.path))
+        characters = Characters(run.tokenizer, run.config.model.vocab_size)
+
+        def whole_characters(read, scores):  # of random weights few are
+            return characters.masked(scores, characters.state_after(read[0].tolist()))
+
+        written = model.generate(
+            torch.tensor([ids]), do_sample=False, max_new_tokens=20, eos_token_id=None,
+            logits_processor=[whole_characters],
+        )  # fmt: skip
+        sampling = SamplingConfig(temperature=0.0, max_new_tokens=20, ignore_end=True)
         ours = generator.stream_ids(generator.encode_prompt("the king"), sampling)
         assert list(ours) == written[0, len(ids) :].tolist()
         import gguf

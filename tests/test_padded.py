@@ -51,7 +51,8 @@ def test_generation_draws_no_such_id(padded, sampling):
     assert logits[0, -1].argmax() >= generator.tokenizer.vocab_size  # it would, if it might
     ids = list(generator.stream_ids(generator.encode_prompt("the king"), sampling))
     assert len(ids) == 40 and max(ids) < generator.tokenizer.vocab_size
-    assert generator.generate("the king", sampling) == generator.tokenizer.decode(ids)
+    shown = generator.tokenizer.decode(ids).rstrip("\ufffd")  # a last character may be unfinished
+    assert generator.generate("the king", sampling) == shown
 
 
 def test_probabilities_are_of_tokens(padded):

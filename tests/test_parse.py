@@ -56,7 +56,7 @@ class TestArguments:
     def test_repeatable_flags_do_not_swallow_the_prompt(self):
         """--stop takes one string each time."""
         options = parse(VERBS["generate"].options, "generate", "--stop a --stop b c".split())
-        assert options.sampling == dict(stop=("a", "b")) and options.prompt == "c"
+        assert options.sampling == dict(stop=("a", "b")) and options.prompt == ("c",)
 
     def test_parsing_touches_no_disk(self, monkeypatch):
         """Files and runs are opened later."""

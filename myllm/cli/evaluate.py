@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from myllm.cli.parse import Trained, given
+from myllm.cli.named import loaded
+from myllm.cli.parse import Computing, given
 from myllm.cli.verb import Verb
 from myllm.config import positional
 from myllm.errors import ConfigError
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class EvaluateOptions(Trained):
+class EvaluateOptions(Computing):
     """Measure how well a trained model predicts texts: loss, perplexity, bits per byte."""
 
     EXAMPLES: ClassVar[tuple[str, ...]] = (
@@ -26,23 +27,17 @@ class EvaluateOptions(Trained):
     )
 
     paths: tuple[str, ...] = positional(())  # texts (none: the run's validation split)
-    run: str | None = None  # the run's name or folder (None: the newest)
-    device: str | None = None  # cpu, cuda, mps (None: the best one here)
-    threads: int | None = None  # of the CPU (None: as many as there are cores for them)
     reading: dict[str, Any] = given(Reading)
 
 
 def evaluate(options: EvaluateOptions) -> None:
     """Prints a line per text, and one of several together."""
-    from myllm import api
     from myllm.system.terminal import say
 
     if not options.paths and options.reading:
         flag = next(iter(options.reading)).replace("_", "-")
         raise ConfigError(f"--{flag} says how a text is read, and none is named")
-    run = api.load(
-        options.run, options.runs_dir, options.device, options.threads, options.checkpoint
-    )
+    run = loaded(options)
     parts: list[Evaluation] = []
     for path in options.paths or (None,):
         parts.append(run.evaluate(path, **options.reading))

@@ -78,7 +78,7 @@ def help_of(options: type[Any], verb: str, everything: bool, values: Mapping[str
         values: the flags that stand beside `--help`; the defaults are those of the preset and the
             size among them.
     """
-    flags = flags_of(options)
+    flags = sorted(flags_of(options), key=lambda flag: _rank(flag, options))
     places = [f"[{f.flag.upper()}{' ...' * f.is_list}]" for f in flags if f.positional]
     preset, size = values.get("preset") or "modern", values.get("size") or "cpu"
     sized = any(flag.name == "preset" for flag in flags)
@@ -124,6 +124,12 @@ def _groups(flags: Sequence[Flag], everything: bool) -> dict[str, list[Flag]]:
     for title in BASIC if not few else ():
         found[title].sort(key=lambda flag: order[flag.name])
     return {title: shown for title, shown in found.items() if shown}
+
+
+def _rank(flag: Flag, options: type[Any]) -> tuple[bool, int]:
+    """What is given by its place comes first, what many verbs have comes last."""
+    classes = options.__mro__
+    return not flag.positional, classes.index(flag.owner) if flag.owner in classes else 0
 
 
 def _left(flag: Flag) -> str:

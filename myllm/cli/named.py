@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from myllm.cli.parse import Common
+from myllm.cli.parse import Common, Computing
 from myllm.config import positional
 from myllm.errors import InputError
 
 if TYPE_CHECKING:
+    from myllm.run import Run
     from myllm.runs.folder import RunFolder
 
 
@@ -19,6 +20,19 @@ class SomeRuns(Common):
     """What a verb has that takes several runs."""
 
     runs: tuple[str, ...] = positional(())  # names or folders of runs
+
+
+def loaded(options: Computing) -> Run:
+    """The run that is named, or the newest one, with the checkpoint that is named.
+
+    Raises:
+        InputError, ConfigError: there is none; see `api.load`.
+    """
+    from myllm import api
+
+    return api.load(
+        options.run, options.runs_dir, options.device, options.threads, options.checkpoint
+    )
 
 
 def named_runs(options: SomeRuns, usage: str) -> list[RunFolder]:

@@ -41,7 +41,16 @@ class Common:
 class Trained(Common):
     """What every verb has that uses a trained model."""
 
+    run: str | None = None  # the run's name or folder (None: the newest)
     checkpoint: str = "best"  # of the run's: best, last, or a step that is kept
+
+
+@dataclass(frozen=True)
+class Computing(Trained):
+    """What every verb has that computes with a trained model."""
+
+    device: str | None = None  # cpu, cuda, mps (None: the best one here)
+    threads: int | None = None  # of the CPU (None: as many as there are cores for them)
 
 
 @dataclass(frozen=True)

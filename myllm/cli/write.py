@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from myllm.cli.parse import Trained, given
+from myllm.cli.named import loaded
+from myllm.cli.parse import Computing, given
 from myllm.cli.verb import Verb
 from myllm.config import SamplingConfig
 
 
 @dataclass(frozen=True)
-class WriteOptions(Trained):
+class WriteOptions(Computing):
     """Write together with a trained model, line by line (interactive mode)."""
 
     EXAMPLES: ClassVar[tuple[str, ...]] = (
@@ -20,9 +21,7 @@ class WriteOptions(Trained):
         "myllm write --temperature 0.7 --max-new-tokens 50",
     )
 
-    run: str | None = None  # the run's name or folder (None: the newest)
-    device: str | None = None  # cpu, cuda, mps (None: the best one here)
-    threads: int | None = None  # of the CPU (None: as many as there are cores for them)
+    history: bool = True  # keep what is typed in ~/.myllm_history, for the up key
     sampling: dict[str, Any] = given(SamplingConfig)
 
 
@@ -40,16 +39,13 @@ class ChatOptions(WriteOptions):
 def write(options: WriteOptions) -> None:
     """The interactive mode."""
     sampling = SamplingConfig(**options.sampling).validate()
-    from myllm import api
-    from myllm.cli.writer import Writer
-    from myllm.system.terminal import say
+    from myllm.cli.writer import Writer, wrapped
+    from myllm.system.terminal import printable
 
-    run = api.load(
-        options.run, options.runs_dir, options.device, options.threads, options.checkpoint
-    )
+    run = loaded(options)
     if isinstance(options, ChatOptions):
-        say(_why_no_chat(run.generator.tokenizer.chat_template, run.name))
-    Writer(run.generator, sampling).run()
+        print(wrapped(printable(_why_no_chat(run.tokenizer.chat_template, run.name))), end="")
+    Writer(run.generator, sampling, history=options.history).run()
 
 
 def _why_no_chat(template: str | None, name: str) -> str:

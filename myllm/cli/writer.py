@@ -9,11 +9,14 @@ import contextlib
 import dataclasses
 import io
 import shlex
+import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from myllm.checks import unescaped
+from myllm.checks import shortened, unescaped
 from myllm.config import SamplingConfig
 from myllm.errors import InputError
 from myllm.generate.generator import TextGenerator
@@ -24,16 +27,30 @@ from myllm.system.terminal import Screen
 if TYPE_CHECKING:
     from prompt_toolkit.history import History
 
-HELP = """\
-Write the beginning of a text, and the model continues it. Then:
-  (an empty line)          the model continues
-  /temperature 0.7         change a setting: {settings}
-  /top-k off               … or switch it off
-  /settings                show all settings
-  /probs                   the most likely next tokens, with their probabilities
-  /reset                   forget the text so far
-  /help                    show this list
-  /quit                    leave (also Ctrl-D)"""
+WORDS = ("help", "exit", "quit")  # commands without a slash, too, where they are all of a line
+WELCOME = (
+    "Type how a text begins, such as Once upon a time, and press Enter: the model writes on. "
+    "Enter alone lets it go on, or begin by itself. /help lists the commands, /quit leaves."
+)
+COMMANDS = (
+    ("a line", "goes into the text as a new line, and the model writes on from its end"),
+    ("a line after one blank", "goes on in the same line; more blanks, or a tab, are an indent"),
+    ("nothing (Enter alone)", "the model writes on; with no text yet, it begins one"),
+    ("/temperature 0.7", "change a setting: {settings}"),
+    ("/top-k off", "… or switch it off"),
+    ("/settings", "show all settings"),
+    ("/probs", "the most likely next tokens, with their probabilities"),
+    ("/reset", "forget the text so far"),
+    ("/help", "show this list"),
+    ("/quit", "leave (also Ctrl-D); Ctrl-C stops what the model is writing"),
+)
+NOTES = (
+    "help, exit and quit alone on a line are commands, too. Where such a word, or a line that "
+    "begins with /, is meant as text, put a blank before it.",
+    "{history}",
+)
+KINDS = {float: "a number", int: "a whole number"}
+ON, OFF = ("on", "yes", "true"), ("off", "no", "false", "none")
 
 
 class Writer:
@@ -44,6 +61,7 @@ class Writer:
         generator: TextGenerator,
         sampling: SamplingConfig,
         write: Callable[[str], None] | None = None,
+        history: bool = True,
     ) -> None:
         """
         Args:
@@ -51,48 +69,56 @@ class Writer:
             sampling: the settings to begin with.
             write: where text goes; standard output by default, where a terminal gets no control
                 characters: what a model writes cannot move the cursor.
+            history: whether what is typed at a terminal is kept for the next time.
         """
         self.generator, self.sampling = generator, sampling
         self.text = ""
         self._write = write or Screen(sys.stdout).write
+        self._history = _history_path() if history else None
 
     def run(self) -> None:
         """Reads lines until the end or `/quit`: from a terminal with editing and history."""
-        self._write("Write a beginning, and the model continues it. /help shows the commands.\n")
-        for line in _lines():
+        self._write(wrapped(WELCOME))
+        for line in _lines(self._history):
             if not self.respond(line):
                 break
 
     def respond(self, line: str) -> bool:
         """Does what one line asks for; returns False when it asks to leave."""
+        if (word := line.rstrip().lower()) in WORDS:
+            line = f"/{word}"
         if not line.startswith("/"):
             return self._continue(line)
         try:
             return self._command(line)
         except (InputError, ValueError) as error:
-            self._write(f"{error}\n")
+            self._write(wrapped(str(error)))
             return True
 
     def _continue(self, line: str) -> bool:
         """Adds a line to the text and continues it; Ctrl-C stops the writing only."""
-        self.text += line
+        self.text = joined(self.text, line)
+        n_before = len(self.text)
         try:
             for piece in self.generator.stream(self.text, self.sampling):
                 self._write(piece)
                 self.text += piece
+            self._write("\n")
+            if len(self.text) == n_before and self.sampling.max_new_tokens:
+                self._write(wrapped("(nothing: for the model the text ends here; type how it "
+                                    "goes on, or /reset)"))  # fmt: skip
         except KeyboardInterrupt:
-            pass
-        self._write("\n")
+            self._write("\n")
         return True
 
     def _command(self, line: str) -> bool:
         name, *values = _words(line[1:]) or [""]
-        name = name.replace("-", "_")
+        name = name.replace("-", "_").lower()
         fields = {field.name: field.type for field in dataclasses.fields(SamplingConfig)}
         if name in ("quit", "exit"):
             return False
         if name == "help":
-            self._write(HELP.format(settings=", ".join(fields).replace("_", "-")) + "\n")
+            self._help(fields)
         elif name == "reset":
             self.text = ""
             self._write("(the text is forgotten)\n")
@@ -101,43 +127,126 @@ class Writer:
                 self._write(f"{probability:7.2%}  {token!r}\n")
         elif name == "settings":
             for field in fields:
-                self._write(f"{field.replace('_', '-')}: {getattr(self.sampling, field)}\n")
+                self._tell(field)
         elif name in fields:
             self._set(name, values, str(fields[name]))
         else:
             known = ["help", "quit", "reset", "probs", "settings", *fields]
-            raise InputError(f"unknown command /{name}: {nearest(name, known)}")
+            raise InputError(
+                f"unknown command /{name}: {nearest(name, known)} (a text that begins with / is "
+                "typed with a blank before it)"
+            )
         return True
 
+    def _help(self, settings: dict[str, Any]) -> None:
+        where = f"kept in {self._history}, for the up key (--no-history: it is not)"
+        filled = {
+            "settings": ", ".join(settings).replace("_", "-"),
+            "history": f"What you type is {where if self._history else 'not kept'}.",
+        }
+        for command, meaning in COMMANDS:
+            self._write(wrapped(meaning.format(**filled), f"  {command:24}"))
+        for note in NOTES:
+            self._write(wrapped(note.format(**filled)))
+
     def _set(self, name: str, values: list[str], kind: str) -> None:
-        value: object
+        shown = name.replace("_", "-")
         if kind.startswith("tuple"):
-            value = () if values == ["off"] else tuple(map(unescaped, values))
+            if not values:
+                raise InputError(f"/{shown} needs a value, or off")
+            value: object = () if values == ["off"] else tuple(map(unescaped, values))
         elif len(values) != 1:
-            raise InputError(f"/{name.replace('_', '-')} needs one value, or off")
-        elif values[0] == "off":
-            defaults = {"repetition_penalty": 1.0, "ignore_end": False}
-            if "None" not in kind and name not in defaults:
-                raise InputError(f"{name.replace('_', '-')} cannot be switched off")
-            value = defaults.get(name)
-        elif kind == "bool":
-            value = True
+            raise InputError(
+                f"/{shown} needs one value" + (", or off" if _off(name, kind) else "")
+            )
         else:
-            value = float(values[0]) if "float" in kind else int(values[0])
+            value = _value(name, values[0], kind)
         change: dict[str, Any] = {name: value}
         self.sampling = dataclasses.replace(self.sampling, **change).validate()
+        self._tell(name)
+
+    def _tell(self, name: str) -> None:
+        value = getattr(self.sampling, name)
+        if value is None or value == () or isinstance(value, bool):
+            value = "on" if value else "off"
+        elif isinstance(value, tuple):
+            value = " ".join(map(repr, value))
         self._write(f"{name.replace('_', '-')}: {value}\n")
+
+
+def joined(text: str, line: str) -> str:
+    """The text so far and what is typed next: a new line of it, as it looks on the screen.
+
+    After one blank it goes on in the same line; a wider indent is one, as in a program.
+
+    >>> joined("the king", "The queen"), joined("the king", " rode"), joined("if x:", "    y()")
+    ('the king\\nThe queen', 'the king rode', 'if x:\\n    y()')
+    """
+    goes_on = line.startswith(" ") and not line[1:2].isspace()
+    if not text:
+        return line[1:] if goes_on else line
+    if not line or goes_on or text[-1].isspace():
+        return text + line
+    return f"{text}\n{line}"
+
+
+def wrapped(text: str, label: str = "") -> str:
+    """Lines for the terminal's width, the first after a label, the others below its end."""
+    width = max(40, shutil.get_terminal_size().columns - 1)
+    if len(label) > width // 2:
+        label = label.rstrip() + "  "
+    indent = " " * min(len(label), width // 2)
+    lines = textwrap.wrap(text, width, initial_indent=label, subsequent_indent=indent)
+    return "\n".join(lines) + "\n"
+
+
+def _off(name: str, kind: str) -> dict[str, Any]:
+    """The value of a setting that is switched off; nothing where it cannot be."""
+    values = {"repetition_penalty": 1.0, "ignore_end": False}
+    return {name: values.get(name)} if name in values or "None" in kind else {}
+
+
+def _value(name: str, text: str, kind: str) -> object:
+    """What a setting is changed to.
+
+    Raises:
+        InputError: it cannot have this value.
+    """
+    shown = name.replace("_", "-")
+    if kind == "bool":
+        if text.lower() not in ON + OFF:
+            raise InputError(f"{shown} {shortened(text)}: must be on or off")
+        return text.lower() in ON
+    if text.lower() in OFF:
+        off = _off(name, kind)
+        if not off:
+            raise InputError(f"{shown} cannot be switched off")
+        return off[name]
+    number = float if "float" in kind else int
+    try:
+        return number(text)
+    except ValueError:
+        or_off = ", or off" if _off(name, kind) else ""
+        raise InputError(f"{shown} {shortened(text)}: must be {KINDS[number]}{or_off}") from None
 
 
 def _words(command: str) -> list[str]:
     """The words of a command; quotes hold blanks together, a backslash stays as it is."""
     lexer = shlex.shlex(command, posix=True, punctuation_chars=False)
     lexer.whitespace_split, lexer.escape, lexer.commenters = True, "", ""
-    return list(lexer)
+    try:
+        return list(lexer)
+    except ValueError:
+        raise InputError(f"/{shortened(command)}: a quotation mark has no second one") from None
 
 
-def _history() -> History:
-    """What was typed before, in the user's home; where that cannot be written, of this session."""
+def _history_path() -> Path | None:
+    folder = home()
+    return None if folder is None else folder / ".myllm_history"
+
+
+def _open_history(path: Path | None) -> History:
+    """What was typed before; where that cannot be written or shall not, of this session."""
     from prompt_toolkit.history import FileHistory, InMemoryHistory
 
     class Patient(FileHistory):
@@ -145,9 +254,8 @@ def _history() -> History:
             with contextlib.suppress(OSError):  # a disk that is full now
                 super().store_string(string)
 
-    if (folder := home()) is None:
+    if path is None:
         return InMemoryHistory()
-    path = folder / ".myllm_history"
     try:
         path.touch(mode=0o600)
         with path.open("ab+"):
@@ -156,7 +264,7 @@ def _history() -> History:
         return InMemoryHistory()
 
 
-def _lines() -> Iterator[str]:
+def _lines(history: Path | None) -> Iterator[str]:
     if not sys.stdin.isatty():
         if isinstance(sys.stdin, io.TextIOWrapper):
             sys.stdin.reconfigure(errors="replace")  # what is not text is shown as such
@@ -164,7 +272,7 @@ def _lines() -> Iterator[str]:
         return
     from prompt_toolkit import PromptSession
 
-    session: PromptSession[str] = PromptSession(history=_history())
+    session: PromptSession[str] = PromptSession(history=_open_history(history))
     while True:
         try:
             yield session.prompt("> ")

@@ -10,6 +10,7 @@ import logging
 import secrets
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -17,16 +18,20 @@ import torch
 from torch import Tensor
 
 from myllm.config import SamplingConfig
+from myllm.generate.characters import Characters
 from myllm.generate.decode import decode_one_token, prefill
 from myllm.generate.sampling import next_token
 from myllm.model.cache import KVCache
 from myllm.model.gpt import GPTModel
+from myllm.runs.beginnings import knows_beginnings
 from myllm.runs.folder import find_run
 from myllm.runs.weights import load_model
 from myllm.system.device import choose_device
 from myllm.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
+
+FOREIGN = 0.85  # of a prompt: more of it than this is worth a word
 
 
 class TextGenerator:
@@ -37,21 +42,29 @@ class TextGenerator:
     """
 
     def __init__(
-        self, model: GPTModel, tokenizer: Tokenizer, device: torch.device | str | None = None
+        self,
+        model: GPTModel,
+        tokenizer: Tokenizer,
+        device: torch.device | str | None = None,
+        knows_beginnings: bool = False,
     ) -> None:
         """
         Args:
             model: used in evaluation mode while it writes.
             tokenizer: the one it was trained with.
             device: where to; by default where the model is.
+            knows_beginnings: whether it has seen documents begin after end of text, as one that
+                learned from a single document has not. It then begins a document where there is
+                no prompt; else a line, which every model can.
         """
         self.device = torch.device(device or model.token_embedding.weight.device)
         self.model = model.to(self.device)
         self.tokenizer = tokenizer
+        self.knows_beginnings = knows_beginnings
         self._without_token = torch.tensor(
             tokenizer.ids_without_token(model.config.vocab_size), dtype=torch.long
         )
-        self._unknown_announced = False
+        self._foreign_announced = False
 
     @classmethod
     def from_run(
@@ -67,8 +80,9 @@ class TextGenerator:
             CheckpointError: no good checkpoint.
         """
         chosen = choose_device(device)
-        model, tokenizer, _ = load_model(find_run(Path(runs_dir), run), chosen)
-        return cls(model, tokenizer, chosen)
+        folder = find_run(Path(runs_dir), run)
+        model, tokenizer, _ = load_model(folder, chosen)
+        return cls(model, tokenizer, chosen, knows_beginnings(folder))
 
     def generate(self, prompt: str = "", sampling: SamplingConfig = SamplingConfig()) -> str:
         """The text that follows `prompt`, without it."""
@@ -80,45 +94,73 @@ class TextGenerator:
         """The text that follows `prompt`, in pieces of whole characters as they come.
 
         Args:
-            prompt: any text; an empty one begins a new document. Of one longer than the context
-                the last part is read.
+            prompt: any text; of one longer than the context the last part is read. Without one a
+                new document begins, or a line (see `encode_prompt`), and it begins with a line in
+                which there is something.
             sampling: how tokens are chosen, and when to stop.
 
         Raises:
             ConfigError: a setting out of its limits.
         """
-        return self.stream_after(self.encode_prompt(prompt), sampling)
+        pieces = self._pieces(self.encode_prompt(prompt), sampling)
+        return _until_stop(pieces if prompt else _without_empty_lines(pieces), sampling.stop)
 
     def stream_after(self, ids: list[int], sampling: SamplingConfig) -> Iterator[str]:
         """As `stream`, after a prompt of these ids."""
+        return _until_stop(self._pieces(ids, sampling), sampling.stop)
+
+    def _pieces(self, ids: list[int], sampling: SamplingConfig) -> Iterator[str]:
         new_ids = self.stream_ids(ids, sampling.validate())
-        return _until_stop(self.tokenizer.decode_stream(new_ids), sampling.stop)
+        return self._characters.text(self._characters.unfinished(ids), new_ids)
 
     def encode_prompt(self, prompt: str) -> list[int]:
-        """The ids of a prompt; an empty one is a document's beginning. Announces unknowns."""
+        """The ids of a prompt; without one, of what a text begins after: end of text where the
+        model has seen documents begin there, else a line end. Announces unknowns."""
         ids = self.tokenizer.encode(prompt)
-        unknown = self.tokenizer.count_unknown(np.array(ids))
-        if unknown and not self._unknown_announced:
+        if not self._foreign_announced:
+            self._foreign_announced = self._announce_foreign(np.array(ids))
+        return self.tokenizer.prefix_ids + ids or self._start()
+
+    def _announce_foreign(self, ids: np.ndarray) -> bool:
+        """Tells of a prompt that the model can hardly read."""
+        if unknown := self.tokenizer.count_unknown(ids):
             log.warning(
                 "%d of %d characters of the prompt (%s) do not occur in the training text",
                 unknown, len(ids), f"{unknown / len(ids):.0%}",
             )  # fmt: skip
-            self._unknown_announced = True
-        return self.tokenizer.prefix_ids + ids or [self.tokenizer.eos_token_id]
+        elif (share := self.tokenizer.foreign_share(ids)) > FOREIGN:
+            log.warning(
+                "%s of the prompt is spelled byte by byte: hardly a piece of it is common in the "
+                "text that the model learned from", f"{share:.0%}",
+            )  # fmt: skip
+        else:
+            return False
+        return True
+
+    def _start(self) -> list[int]:
+        if self.knows_beginnings:
+            return [self.tokenizer.eos_token_id]
+        return self.tokenizer.line_start()
+
+    @cached_property
+    def _characters(self) -> Characters:
+        """Worked out at first use: a model can be loaded for other things."""
+        return Characters(self.tokenizer, self.model.config.vocab_size)
 
     def stream_ids(self, ids: list[int], sampling: SamplingConfig) -> Iterator[int]:
         """The ids that follow `ids`, up to end of text (which is not given out)."""
         seed = secrets.randbits(62) if sampling.sample_seed is None else sampling.sample_seed
         ids = list(ids)
-        window = TextWindow(self.model)
+        window, state = TextWindow(self.model), self._characters.state_after(ids)
         for _ in range(sampling.max_new_tokens):
-            logits = self._next_logits(window, ids)  # (V,)
+            logits = self._characters.masked(self._next_logits(window, ids), state)  # (V,)
             # A draw is a function of seed and position: a resumed text is the same text.
             rng = torch.Generator().manual_seed((seed + len(ids) * 0x9E3779B1) % 2**63)
             id = next_token(logits, sampling, rng, ids[window.start :])
             if id in self.tokenizer.end_ids and not sampling.ignore_end:
                 return
             ids.append(id)
+            state = self._characters.after(state, id)
             yield id
 
     def next_probabilities(self, prompt: str, k: int = 10) -> list[tuple[str, float]]:
@@ -190,6 +232,17 @@ def window_start(n_tokens: int, context_length: int) -> int:
     """
     stride = max(1, context_length // 2)
     return max(0, -(-(n_tokens - context_length) // stride) * stride)
+
+
+def _without_empty_lines(pieces: Iterable[str]) -> Iterator[str]:
+    """The pieces from the first line on in which there is something."""
+    held, pieces = "", iter(pieces)
+    for piece in pieces:
+        held += piece
+        if text := held.lstrip():
+            indent = held[: len(held) - len(text)]
+            yield indent[indent.rfind("\n") + 1 :] + text
+            yield from pieces
 
 
 def _until_stop(pieces: Iterable[str], stop: tuple[str, ...]) -> Iterator[str]:

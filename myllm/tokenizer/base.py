@@ -103,6 +103,12 @@ class Tokenizer(ABC):
         return list(range(self.vocab_size, vocab_size))
 
     @property
+    def unknown_ids(self) -> tuple[int, ...]:
+        """The ids that stand for any character which the vocabulary lacks: to be read, never to be
+        written."""
+        return ()
+
+    @property
     def prefix_ids(self) -> list[int]:
         """The ids that stand before a text for a model to continue; often none."""
         return []
@@ -111,6 +117,16 @@ class Tokenizer(ABC):
     def bos_token_id(self) -> int:
         """The id that begins a text for a model; `eos_token_id` where there is none of its own."""
         return (self.prefix_ids or [self.eos_token_id])[0]
+
+    def line_start(self) -> list[int]:
+        """The ids of what stands before a line of a text: a line end; where the vocabulary has
+        none, a blank, or else its first token that stands for something."""
+        for text in ("\n", " "):
+            ids = self.encode(text)
+            if ids and not self.count_unknown(np.array(ids)):
+                return ids
+        usual = (id for id in range(self.vocab_size) if id not in self.unknown_ids)
+        return [next((id for id in usual if self.token_bytes(id)), self.eos_token_id)]
 
     @property
     def chat_template(self) -> str | None:
@@ -160,6 +176,11 @@ class Tokenizer(ABC):
     def count_unknown(self, ids: np.ndarray) -> int:
         """How many of `ids` stand for a character that the vocabulary lacks."""
         return 0
+
+    def foreign_share(self, ids: np.ndarray) -> float:
+        """How much of a text is in a writing that the vocabulary was not made of, from 0 to 1; 0
+        where that cannot be told."""
+        return 0.0
 
     def byte_counts(self) -> np.ndarray:
         """Number of bytes of each token, int64 (V,): what makes bits per byte of a loss."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import numpy as np
+
 from myllm.errors import InputError
 from myllm.tokenizer.base import (
     BYTE_NAMES,
@@ -16,6 +18,9 @@ from myllm.tokenizer.base import (
     without_surrogates,
 )
 from myllm.tokenizer.long_runs import cut_long_runs
+
+LEAST_MERGES = 200  # with fewer, any text is spelled byte by byte
+LEAST_BYTES = 12  # fewer may be a name
 
 
 class BPETokenizer(EngineTokenizer):
@@ -89,6 +94,15 @@ class BPETokenizer(EngineTokenizer):
         merges = [(left, right) for left, right in model["merges"]]
         self._build({**vocab, END_OF_TEXT: len(vocab)}, merges)
         return self
+
+    def foreign_share(self, ids: np.ndarray) -> float:
+        """The bytes of a text that no merge has joined to others. Of text like that which the
+        merges were learned from it is a small part, and nearly all of another alphabet."""
+        if len(self.merges) < LEAST_MERGES or not len(ids):
+            return 0.0
+        lengths = np.array([len(self._bytes[id]) for id in ids.tolist()], np.int64)
+        n_bytes = int(lengths.sum())
+        return float((lengths == 1).sum() / n_bytes) if n_bytes >= LEAST_BYTES else 0.0
 
     @property
     def eos_token_id(self) -> int:

@@ -87,6 +87,10 @@ class CharTokenizer(Tokenizer):
             raise InputError(f"id {id} is not in the vocabulary of {self.vocab_size}")
         return self.id_to_char[id].encode("utf-8", "surrogatepass")
 
+    @property
+    def unknown_ids(self) -> tuple[int, ...]:
+        return (0,)
+
     def count_unknown(self, ids: np.ndarray) -> int:
         return len(ids) - int(np.count_nonzero(ids))  # makes no array of that length
 

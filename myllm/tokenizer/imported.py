@@ -65,6 +65,10 @@ class ImportedTokenizer(EngineTokenizer):
         self._bytes = self._all_bytes()
         if not all(0 <= id < len(self._bytes) for id in self._end_ids):
             raise InputError(f"its ends of a text {self._end_ids} are not all in its vocabulary")
+        unknown = self._engine.token_to_id(str(content["model"].get("unk_token")))
+        # not what a byte-level vocabulary names so, which lacks no character: its end of text
+        named = [] if unknown is None else [unknown]
+        self._unknown_ids = tuple(id for id in named if id not in self._end_ids)
         self._prefix = self._ids_before("a")
 
     def _all_bytes(self) -> list[bytes]:
@@ -115,6 +119,10 @@ class ImportedTokenizer(EngineTokenizer):
 
     def ids_without_token(self, vocab_size: int) -> list[int]:
         return self._unused + super().ids_without_token(vocab_size)
+
+    @property
+    def unknown_ids(self) -> tuple[int, ...]:
+        return self._unknown_ids
 
     @property
     def prefix_ids(self) -> list[int]:

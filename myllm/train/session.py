@@ -36,6 +36,7 @@ from myllm.errors import ConfigError
 from myllm.kinds import ATTENTIONS, OPTIMIZERS, SCHEDULES, TOKENIZERS
 from myllm.model.gpt import GPTModel
 from myllm.presets import Resolved, begun_from, resolve, resumed_from
+from myllm.runs.beginnings import knows_beginnings
 from myllm.runs.checkpoint import CONFIG
 from myllm.runs.folder import RunFolder, find_run
 from myllm.runs.weights import load_weights
@@ -321,18 +322,10 @@ def _provenance(token_file: TokenFile, model: GPTModel, begun: RunFolder | None)
             "n_train_tokens": token_file.n_train_tokens,
             "n_val_tokens": token_file.n_val_tokens,
             "unigram_loss": unigram_loss(token_file),
-            "knows_beginnings": token_file.n_documents > 1 or knows_beginnings(begun),
+            "knows_beginnings": token_file.n_documents > 1
+            or (begun is not None and knows_beginnings(begun)),
         },
     )
-
-
-def knows_beginnings(run: RunFolder | None) -> bool:
-    """Whether the model of a run has seen a document begin after end of text: one that learned
-    from a single document has not, and what it writes there is noise."""
-    if run is None:
-        return False
-    metadata = run.checkpoints.metadata()
-    return bool(metadata.get("knows_beginnings", "imported_from" in metadata))
 
 
 # --------------------------------------------------------------- a run that continues
