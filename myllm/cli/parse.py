@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import logging
 import re
 import typing
@@ -144,6 +145,7 @@ def given(section: type[Any]) -> dict[str, Any]:
     return typing.cast(dict[str, Any], field(default_factory=dict, metadata={"section": section}))
 
 
+@functools.cache  # types are looked up by evaluating their texts: some milliseconds
 def flags_of(options: type[Any], home: str = "") -> list[Flag]:
     """All flags of a verb's options, in the order of their fields."""
     hints = typing.get_type_hints(options)
