@@ -1,4 +1,4 @@
-"""What is said to people who type what is right in another program, or almost right in this one."""
+"""What is said to people who type what is right elsewhere, or almost right here."""
 
 from __future__ import annotations
 
@@ -305,3 +305,64 @@ def flags(verb):
     """What can be typed behind -- with a verb."""
     found = [flag for flag in flags_of(VERBS[verb].options) if not flag.positional]
     return {f.flag for f in found} | {f"no-{f.flag}" for f in found if f.is_switch}
+
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "usage.md"
+BEGIN, END = "<!-- names: begin -->", "<!-- names: end -->"
+PROGRAMS = ("nanoGPT", "trainers on `transformers`", "llama.cpp, Ollama")
+NAMES = """
+max-steps | max_iters | | | train
+d-model | n_embd | hidden_size | | train
+n-layers | n_layer | num_hidden_layers | | train
+n-heads | n_head | num_attention_heads | | train
+context-length | block_size | max_seq_length | ctx-size | train
+batch-size | | per_device_train_batch_size | | train
+accumulation-steps | | gradient_accumulation_steps | | train
+schedule | | lr_scheduler_type | | train
+dtype | | bf16 | | train
+eval-interval | | save_steps | | train
+run | out_dir | output_dir | m | train,generate
+max-new-tokens | | max_length | n-predict | generate
+temperature | | | temp | generate
+repetition-penalty | | | repeat-penalty | generate
+sample-seed | seed | seed | seed | generate
+"""
+
+
+def names_table() -> str:
+    """The table of docs/usage.md, each row as the program answers."""
+    lines = [f"| {' | '.join((*PROGRAMS, 'here'))} |", "|---|---|---|---|"]
+    for row in NAMES.strip().splitlines():
+        ours, *theirs, verbs = (cell.strip() for cell in row.split("|"))
+        for name in filter(None, theirs):
+            typed = f"-{'-' * (len(name) > 1)}{name}"
+            answers = [
+                str(about_option(VERBS, verb, UnknownOption(typed, None, verb)))
+                for verb in verbs.split(",")
+                if name not in flags(verb)
+            ]
+            assert any(f"--{ours}" in answer for answer in answers), (typed, answers)
+        cells = [f"`-{'-' * (len(n) > 1)}{n}`" if n else "" for n in theirs]
+        if any(theirs):
+            lines.append(f"| {' | '.join([*cells, f'`--{ours}`'])} |")
+    lines.append("| `sample.py` | | `run` | `generate`, `write` |")
+    return "\n".join(lines)
+
+
+def test_the_page_on_usage_has_the_names():
+    """`python tests/test_advice.py` writes it anew."""
+    found = PAGE.read_text(encoding="utf-8").partition(BEGIN)[2].partition(END)[0].strip()
+    assert found == names_table()
+
+
+def test_the_page_on_usage_has_every_verb():
+    text = PAGE.read_text(encoding="utf-8").partition("## Train")[0]
+    assert {verb for verb in VERBS if " " not in verb} - {"runs"} <= set(
+        re.findall(r"`([a-z-]+)`", text)
+    )
+
+
+if __name__ == "__main__":
+    before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
+    after = rest.partition(END)[2]
+    PAGE.write_text(f"{before}{BEGIN}\n{names_table()}\n{END}{after}", encoding="utf-8")

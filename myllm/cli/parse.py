@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import functools
 import logging
 import re
 import typing
@@ -145,9 +144,13 @@ def given(section: type[Any]) -> dict[str, Any]:
     return typing.cast(dict[str, Any], field(default_factory=dict, metadata={"section": section}))
 
 
-@functools.cache  # types are looked up by evaluating their texts: some milliseconds
+_flags: dict[Any, list[Flag]] = {}  # types are evaluated from their texts, in milliseconds
+
+
 def flags_of(options: type[Any], home: str = "") -> list[Flag]:
     """All flags of a verb's options, in the order of their fields."""
+    if (known := _flags.get((options, home))) is not None:
+        return known
     hints = typing.get_type_hints(options)
     found: list[Flag] = []
     for f in dataclasses.fields(options):
@@ -162,6 +165,7 @@ def flags_of(options: type[Any], home: str = "") -> list[Flag]:
                 c for c in options.__mro__ if f.name in vars(c).get("__annotations__", ())
             )
             found.append(Flag(f.name, flag, hints[f.name], f.default, owner, home, positional))
+    _flags[options, home] = found
     return found
 
 
