@@ -21,7 +21,7 @@ from myllm.config import SETTINGS, DataConfig, GPTConfig, SamplingConfig, TrainC
 from myllm.presets import default_config
 from myllm.reading import Reading
 
-FEW = 20  # flags that are shown all at once
+FEW = 24  # flags that are shown all at once
 NARROWEST, USUAL, WIDEST = 60, 80, 98  # columns; the usual ones where there is no terminal
 COLUMN = 24  # where explanations begin
 
@@ -31,6 +31,9 @@ BASIC: dict[str, tuple[str, ...]] = {
     "time": ("minutes", "max_steps", "iterations"),
     "training": (
         "batch_size", "learning_rate", "dropout", "eval_interval", "patience", "device", "seed",
+    ),
+    "writing": (
+        "prompt", "max_new_tokens", "temperature", "top_k", "top_p", "stop", "sample_seed",
     ),
     "run": (
         "run", "resume", "from_run", "config", "runs_dir", "quiet", "show_settings",
