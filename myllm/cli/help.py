@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from myllm.cli.choices import CHOICES, noun
-from myllm.cli.parse import Flag, flags_of
+from myllm.cli.parse import Common, Flag, flags_of
 from myllm.cli.verb import Verb
 from myllm.config import SETTINGS, DataConfig, GPTConfig, SamplingConfig, TrainConfig, flat_values
 from myllm.presets import default_config
@@ -125,6 +125,8 @@ def _groups(flags: Sequence[Flag], everything: bool) -> dict[str, list[Flag]]:
     order = {name: i for i, name in enumerate(group)}
     for title in BASIC if not few else ():
         found[title].sort(key=lambda flag: order[flag.name])
+    if few:  # what every verb has comes last
+        found["options"].sort(key=lambda flag: (not flag.positional, flag.owner is Common))
     return {title: shown for title, shown in found.items() if shown}
 
 
