@@ -144,10 +144,8 @@ def _explained(flag: Flag, defaults: Mapping[str, Any]) -> str:
     """The comment of a field, its names as flags, and the default that holds."""
     text = comment_of(flag.owner, flag.name)
     text = re.sub(r"\b[a-z]+_[a-z_]+\b", lambda m: _as_flag(m[0]), text)
-    choices = CHOICES.get(flag.name, ())
-    if any(re.search(rf"\b{choice}\b", text) is None for choice in choices):
-        what, sign, more = text.partition(" (")
-        text = f"{what}: {', '.join(choices)}{sign}{more}"
+    missing = [c for c in CHOICES.get(flag.name, ()) if c not in text] * (not flag.positional)
+    text += f" ({', '.join(missing)})" if missing else ""
     if flag.is_list:
         return text if flag.positional else f"{text} (repeatable)"
     default = flag.default if flag.default is None else defaults.get(flag.name, flag.default)

@@ -144,12 +144,9 @@ def given(section: type[Any]) -> dict[str, Any]:
     return typing.cast(dict[str, Any], field(default_factory=dict, metadata={"section": section}))
 
 
-_flags: dict[Any, list[Flag]] = {}  # types are evaluated from their texts, in milliseconds
-
-
 def flags_of(options: type[Any], home: str = "") -> list[Flag]:
     """All flags of a verb's options, in the order of their fields."""
-    if (known := _flags.get((options, home))) is not None:
+    if (known := _known.get((options, home))) is not None:
         return known
     hints = typing.get_type_hints(options)
     found: list[Flag] = []
@@ -165,8 +162,11 @@ def flags_of(options: type[Any], home: str = "") -> list[Flag]:
                 c for c in options.__mro__ if f.name in vars(c).get("__annotations__", ())
             )
             found.append(Flag(f.name, flag, hints[f.name], f.default, owner, home, positional))
-    _flags[options, home] = found
+    _known[options, home] = found
     return found
+
+
+_known: dict[Any, list[Flag]] = {}  # types are evaluated from their texts, in milliseconds
 
 
 def parse(options: type[T], verb: str, args: Sequence[str]) -> T:

@@ -30,7 +30,7 @@ class TrainOptions:
     settings: dict[str, Any] = given(RunConfig)
     run: str | None = None  # the run's name (None: after the text)
     resume: str | None = None  # continue this run (auto: the one that this command began, if any)
-    config: str | None = None  # a TOML file of settings; flags go before it
+    config: str | None = None  # a TOML file of settings; a flag wins over it
     runs_dir: str = "checkpoints"  # the folder of runs
     quiet: bool = False  # print the result only
     show_settings: bool = False  # print each setting and where it came from, and do not train
