@@ -68,7 +68,7 @@ class GPTConfig:
     """The shape of a `GPTModel`. The defaults are GPT-2 small (124 M parameters)."""
 
     vocab_size: int = 50257  # tokens in the vocabulary (0: chosen from the length of the text)
-    context_length: int = 1024  # tokens the model looks back over (with --from: is trained on)
+    context_length: int = 1024  # tokens the model looks back over (with --from: it is trained on)
     d_model: int = 768  # width of the residual stream
     n_layers: int = 12  # number of transformer blocks
     n_heads: int = 12  # attention heads; must divide d_model unless head_dim is given

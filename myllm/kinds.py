@@ -109,3 +109,13 @@ SCHEDULES: Kinds[Callable[[float], float]] = Kinds("schedule", {
     "one_cycle": ("myllm.train.schedules:one_cycle", "up, then down"),
     "wsd": ("myllm.train.schedules:wsd", "stable, then falls"),
 })  # fmt: skip
+
+# setting → its table
+TABLES: dict[str, Kinds[Any]] = {
+    "tokenizer": TOKENIZERS,
+    "attention": ATTENTIONS,
+    "norm": NORMS,
+    "feed_forward": FEED_FORWARDS,
+    "optimizer": OPTIMIZERS,
+    "schedule": SCHEDULES,
+}

@@ -151,7 +151,7 @@ class TestToml:
         [
             ("d_modle = 8", r"'d_modle'.*did you mean d_model"),
             ("[train]\nlearning-rate = 1", r"'learning-rate'.*did you mean learning_rate"),
-            ("n_embd = 8", r"'n_embd'.*choices.*d_model"),
+            ("n_embd = 8", r"'n_embd'.*did you mean d_model"),
             ('d_model = "8"', r"d_model '8': must be int"),
             ("d_model = 8.0", r"d_model 8\.0: must be int"),
             ("d_model = true", r"d_model True: must be int"),

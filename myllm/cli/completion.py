@@ -136,7 +136,11 @@ def script(shell: str, verbs: Mapping[str, Verb]) -> str:
     """
     check_choice("shell", shell, TEMPLATES)
     table, values = {"bash": _for_bash, "zsh": _for_zsh, "fish": _for_fish}[shell](verbs)
-    filled = {"VERBS": " ".join(verbs), "TABLE": "\n".join(table), "VALUES": "\n".join(values)}
+    filled = {
+        "VERBS": " ".join(_single(verbs)),
+        "TABLE": "\n".join(table),
+        "VALUES": "\n".join(values),
+    }
     text = TEMPLATES[shell]
     for name, content in filled.items():
         text = text.replace(name, content)
@@ -172,9 +176,9 @@ def _for_zsh(verbs: Mapping[str, Verb]) -> tuple[list[str], list[str]]:
     """The verbs with what they do, and a case for each."""
     table = [
         f"        {shlex.quote(f'{name}:{_brief(summary(verb.options))}')}"
-        for name, verb in verbs.items()
+        for name, verb in _single(verbs).items()
     ]
-    cases: list[str] = [f"        help) compadd {' '.join(verbs)} ;;"]
+    cases: list[str] = [f"        help) compadd {' '.join(_single(verbs))} ;;"]
     for name, flags in _flags(verbs).items():
         specs = [_zsh_spec(flag, word) for flag in flags for word in _typed(flag)]
         cases += [f"        {name}) _arguments --help --help-all \\", *specs, "            ;;"]
@@ -203,11 +207,11 @@ def _for_fish(verbs: Mapping[str, Verb]) -> tuple[list[str], list[str]]:
     table = [
         f"complete -c myllm -n __fish_use_subcommand -a {name} "
         f"-d {shlex.quote(_brief(summary(verb.options)))}"
-        for name, verb in verbs.items()
+        for name, verb in _single(verbs).items()
     ]
     values = [
         "complete -c myllm -n '__fish_seen_subcommand_from help' -f -a "
-        + shlex.quote(" ".join(verbs))
+        + shlex.quote(" ".join(_single(verbs)))
     ]
     for name, flags in _flags(verbs).items():
         head = f"complete -c myllm -n '__fish_seen_subcommand_from {name}'"
@@ -236,7 +240,17 @@ def _fish_value(flag: Flag) -> str:
 
 
 def _flags(verbs: Mapping[str, Verb]) -> dict[str, list[Flag]]:
-    return {name: flags_of(verb.options) for name, verb in verbs.items()}
+    """The flags by verb; of verbs of two words, together by the first."""
+    found: dict[str, dict[str, Flag]] = {}
+    for name, verb in verbs.items():
+        together = found.setdefault(name.split()[0], {})
+        together |= {flag.name: flag for flag in flags_of(verb.options)}
+    return {name: list(flags.values()) for name, flags in found.items()}
+
+
+def _single(verbs: Mapping[str, Verb]) -> dict[str, Verb]:
+    """The verbs of one word."""
+    return {name: verb for name, verb in verbs.items() if " " not in name}
 
 
 def _typed(flag: Flag) -> list[str]:

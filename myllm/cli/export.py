@@ -22,7 +22,7 @@ class ExportOptions(Trained):
     EXAMPLES: ClassVar[tuple[str, ...]] = (
         "myllm export",
         "myllm export --to gguf --quantize q8_0",
-        "myllm export mine --to hf --out mine-hf",
+        "myllm export mine --to hf --out novel-hf",
     )
 
     run: str | None = positional(None)  # the run's name or folder (None: the newest)
@@ -66,9 +66,9 @@ class ImportOptions(Common):
     """Make a run from a local Hugging Face folder (GPT-2, Llama, Qwen3), to use or train on."""
 
     EXAMPLES: ClassVar[tuple[str, ...]] = (
-        "myllm import mine-hf",
-        "myllm import mine-hf --run base",
-        "myllm import mine-hf --run base --runs-dir old",
+        "myllm import novel-hf",
+        "myllm import novel-hf --run base",
+        "myllm import novel-hf --run base --runs-dir old",
     )
 
     path: str = positional("")  # the folder: config.json, tokenizer.json, safetensors

@@ -15,14 +15,14 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from myllm.cli.choices import CHOICES, noun
-from myllm.cli.parse import Flag, flags_of
+from myllm.cli.parse import Common, Flag, flags_of
 from myllm.cli.verb import Verb
 from myllm.config import SETTINGS, DataConfig, GPTConfig, SamplingConfig, TrainConfig, flat_values
 from myllm.kinds import Kinds
 from myllm.presets import default_config
 from myllm.reading import Reading
 
-FEW = 20  # flags that are shown all at once
+FEW = 24  # flags that are shown all at once
 NARROWEST, USUAL, WIDEST = 60, 80, 98  # columns; the usual ones where there is no terminal
 COLUMN = 24  # where explanations begin
 
@@ -32,6 +32,9 @@ BASIC: dict[str, tuple[str, ...]] = {
     "time": ("minutes", "epochs", "max_steps", "iterations"),
     "training": (
         "batch_size", "learning_rate", "dropout", "eval_interval", "patience", "device", "seed",
+    ),
+    "writing": (
+        "prompt", "max_new_tokens", "temperature", "top_k", "top_p", "stop", "sample_seed",
     ),
     "run": (
         "run", "resume", "from_run", "config", "runs_dir", "quiet", "show_settings",
@@ -123,6 +126,8 @@ def _groups(flags: Sequence[Flag], everything: bool) -> dict[str, list[Flag]]:
     order = {name: i for i, name in enumerate(group)}
     for title in BASIC if not few else ():
         found[title].sort(key=lambda flag: order[flag.name])
+    if few:  # what every verb has comes last
+        found["options"].sort(key=lambda flag: (not flag.positional, flag.owner is Common))
     return {title: shown for title, shown in found.items() if shown}
 
 

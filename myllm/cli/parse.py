@@ -173,6 +173,8 @@ def alone(value: Any) -> Any:
 
 def flags_of(options: type[Any], home: str = "") -> list[Flag]:
     """All flags of a verb's options, in the order of their fields."""
+    if (known := _known.get((options, home))) is not None:
+        return known
     hints = typing.get_type_hints(options)
     found: list[Flag] = []
     for f in dataclasses.fields(options):
@@ -187,7 +189,11 @@ def flags_of(options: type[Any], home: str = "") -> list[Flag]:
                 c for c in options.__mro__ if f.name in vars(c).get("__annotations__", ())
             )
             found.append(Flag(f.name, flag, hints[f.name], f.default, owner, home, positional))
+    _known[options, home] = found
     return found
+
+
+_known: dict[Any, list[Flag]] = {}  # types are evaluated from their texts, in milliseconds
 
 
 def parse(options: type[T], verb: str, args: Sequence[str]) -> T:
