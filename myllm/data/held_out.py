@@ -92,14 +92,15 @@ def _shortened(part: str) -> str:
     end = part.rfind(" ", SHORTEST, LONGEST + 1)
     if end < 0:
         end = LONGEST
-        while end > 1 and _continues(part[end]) or part[end - 1] == "\u200d":
+        while end > 1 and (_continues(part[end]) or part[end - 1] == "\u200d"):
             end -= 1
     return part[:end].rstrip()
 
 
 def _continues(character: str) -> bool:
     """Whether it belongs to the character before it: an accent, a modifier, a joiner."""
-    return unicodedata.category(character)[0] == "M" or character in "\u200d\U0001f3fb\U0001f3ff"
+    is_tone = "\U0001f3fb" <= character <= "\U0001f3ff"
+    return unicodedata.category(character)[0] == "M" or character == "\u200d" or is_tone
 
 
 def unigram_loss(token_file: TokenFile) -> float:
