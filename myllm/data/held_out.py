@@ -38,13 +38,18 @@ def first_line(token_file: TokenFile) -> str:
         for start, end in token_file.val_ranges
     ]
     best = ""
-    for parts in (_whole_lines, _lines, _sentences, _words, _anything):
+    for parts in (_beginnings, _whole_lines, _lines, _sentences, _words, _anything):
         for part in (part for text in texts for part in parts(text)):
             line = _shortened(part)
             if len(line) >= SHORTEST:
                 return line
             best = line if len(line) > len(best) else best
     return best or ANYTHING
+
+
+def _beginnings(text: str) -> Iterator[str]:
+    """Lines that go on with nothing: of a text that is broken into lines few begin a sentence."""
+    return (line for line in _whole_lines(text) if not line[:1].islower())
 
 
 def _whole_lines(text: str) -> Iterator[str]:
