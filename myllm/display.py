@@ -87,7 +87,7 @@ class TrainingDisplay(Observer):
         self._points, self._evaluation_steps = list(points), evaluation_steps
         self._progress: Progress | None = None
         self._task = TaskID(0)
-        self._left = TimeLeft(0, 0, 1, 0.0)
+        self._left = TimeLeft(0, 1, 1, 0.0)  # nobody knows yet
         self._fields: list[Field] = [Field(0, "starting")]
         self._stage: Callable[[], str] | None = None  # what is done at present, if no step is
         self._outer = watcher()

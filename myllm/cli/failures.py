@@ -14,6 +14,7 @@ from myllm.errors import Interrupted, MyLLMError
 from myllm.system.atomic import NO_ROOM, NOT_ALLOWED
 from myllm.system.streams import OutputError, silence
 from myllm.system.terminal import one_line
+from myllm.system.wrapping import terminal_width, wrapped
 
 ROOT = Path(__file__).parents[1]
 
@@ -41,9 +42,10 @@ def exit_code(error: BaseException, debug: bool = False) -> int:
 
 
 def tell(message: str) -> None:
-    """Writes a line to standard error, if anybody reads it."""
+    """Writes a line to standard error, if anybody reads it; on a terminal as wide as that."""
+    line = wrapped(f"myllm: {one_line(message)}", terminal_width(sys.stderr))
     with contextlib.suppress(OSError):
-        print(f"myllm: {one_line(message)}", file=sys.stderr, flush=True)
+        print(line, file=sys.stderr, flush=True)
 
 
 def _described(error: BaseException) -> tuple[int, str]:

@@ -38,13 +38,18 @@ def first_line(token_file: TokenFile) -> str:
         for start, end in token_file.val_ranges
     ]
     best = ""
-    for parts in (_whole_lines, _lines, _sentences, _words, _anything):
+    for parts in (_beginnings, _whole_lines, _lines, _sentences, _words, _anything):
         for part in (part for text in texts for part in parts(text)):
             line = _shortened(part)
             if len(line) >= SHORTEST:
                 return line
             best = line if len(line) > len(best) else best
     return best or ANYTHING
+
+
+def _beginnings(text: str) -> Iterator[str]:
+    """Lines that go on with nothing: of a text that is broken into lines few begin a sentence."""
+    return (line for line in _whole_lines(text) if not line[:1].islower())
 
 
 def _whole_lines(text: str) -> Iterator[str]:
@@ -92,14 +97,15 @@ def _shortened(part: str) -> str:
     end = part.rfind(" ", SHORTEST, LONGEST + 1)
     if end < 0:
         end = LONGEST
-        while end > 1 and _continues(part[end]) or part[end - 1] == "\u200d":
+        while end > 1 and (_continues(part[end]) or part[end - 1] == "\u200d"):
             end -= 1
     return part[:end].rstrip()
 
 
 def _continues(character: str) -> bool:
     """Whether it belongs to the character before it: an accent, a modifier, a joiner."""
-    return unicodedata.category(character)[0] == "M" or character in "\u200d\U0001f3fb\U0001f3ff"
+    is_tone = "\U0001f3fb" <= character <= "\U0001f3ff"
+    return unicodedata.category(character)[0] == "M" or character == "\u200d" or is_tone
 
 
 def unigram_loss(token_file: TokenFile) -> float:

@@ -1,10 +1,11 @@
 """Room: how often a run goes through its text → whether it stops early. Knows nothing of the loop.
 
-A text that is seen again and again is learned by heart in the end, and what is seen then in the
-validation loss is only loss. A run that is long for its text stops once three tenths of it have
-brought nothing. Less patience would lose what the falling learning rate of a schedule's end still
-gains: on texts of 20 and 40 kB, with models from 12 to 400 thousand parameters, seen 26 to 40
-times, the best loss was within 0.4 % of that of the whole run, or the same.
+A text that is seen again and again is learned by heart in the end, and what comes then is not
+worth its time. A run that is long for its text stops once three tenths of it have brought nothing.
+Less patience could lose what a schedule's falling learning rate still gains at the end. On texts
+of 20 and 40 kB, with models of 25 to 370 thousand parameters, seen 26 to 35 times and measured 10
+to 40 times, the best loss was that of the whole run in each case (with three evaluations of 40, up
+to 0.34 % worse), after 53 to 100 % of the steps.
 """
 
 from __future__ import annotations

@@ -24,6 +24,7 @@ class TimeLeft:
         """
         self._step, self._max_steps, self._evaluation_steps = step, max_steps, evaluation_steps
         self._in_steps, self._last, self._warm = in_steps, now, False
+        self._evaluated = step
         self._steps: deque[float] = deque(maxlen=RECENT_STEPS)
         self._evaluations: deque[float] = deque(maxlen=RECENT_EVALUATIONS)
 
@@ -36,7 +37,7 @@ class TimeLeft:
     def evaluation_ended(self, now: float) -> None:
         """So has all that an evaluation brings with it: saving, a sample."""
         self._evaluations.append(now - self._last)
-        self._last = now
+        self._last, self._evaluated = now, self._step
 
     def seconds(self) -> float | None:
         """Until the end of the run; None as long as nobody can tell.
@@ -49,7 +50,7 @@ class TimeLeft:
         """
         left = self._max_steps - self._step
         if not self._steps:
-            return None if left else 0.0
+            return None if left or self._evaluations_left() else 0.0
         ordered = sorted(self._steps)
         cut = int(TRIMMED * len(ordered))
         kept = ordered[cut : len(ordered) - cut]
@@ -59,6 +60,7 @@ class TimeLeft:
         return left * step_s + self._evaluations_left() * evaluation_s
 
     def _evaluations_left(self) -> int:
-        """One at each multiple of the interval, and one at the end."""
-        interval, last = self._evaluation_steps, self._max_steps
-        return last // interval - self._step // interval + (last % interval > 0)
+        """One at each multiple of the interval, and one at the end; with that of the present step,
+        which may be going on."""
+        interval, last, done = self._evaluation_steps, self._max_steps, self._evaluated
+        return last // interval - done // interval + (done < last and last % interval > 0)
