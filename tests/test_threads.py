@@ -41,7 +41,7 @@ def step_that_takes(monkeypatch):
             used.append(torch.get_num_threads())
             now[0] += seconds[torch.get_num_threads()]
 
-        monkeypatch.setattr(threads, "training_step", lambda *args: step)
+        monkeypatch.setattr(threads, "training_step", lambda *args, **more: step)
         monkeypatch.setattr(threads.time, "perf_counter", lambda: now[0])
         torch.set_num_threads(max(seconds))
         return used
@@ -89,14 +89,18 @@ class TestChoice:
         ],
     )
     def test_what_is_not_measured(self, monkeypatch, values):
-        monkeypatch.setattr(threads, "training_step", lambda *args: pytest.fail("measured"))
+        monkeypatch.setattr(
+            threads, "training_step", lambda *args, **more: pytest.fail("measured")
+        )
         torch.set_num_threads(2)
         config = with_values(small(), values)
         assert threads.with_threads(config).train.threads == 2
 
     def test_what_the_environment_says_goes_before(self, monkeypatch):
         monkeypatch.setenv("OMP_NUM_THREADS", "2")
-        monkeypatch.setattr(threads, "training_step", lambda *args: pytest.fail("measured"))
+        monkeypatch.setattr(
+            threads, "training_step", lambda *args, **more: pytest.fail("measured")
+        )
         torch.set_num_threads(2)
         assert threads.with_threads(small(max_steps=10**6)).train.threads == 2
 
