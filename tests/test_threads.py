@@ -18,6 +18,13 @@ from myllm.train import threads
 STEPLESS = TINY[: TINY.index("--max-steps")] + TINY[TINY.index("--max-steps") + 2 :]
 
 
+@pytest.fixture(autouse=True)
+def _nothing_said(monkeypatch):
+    """No number in the environment, whoever runs the tests."""
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(machine, "_set_here", {})
+
+
 @pytest.fixture
 def text(folder):
     (folder / "a.txt").write_text(words(6000), encoding="utf-8")
@@ -105,9 +112,8 @@ class TestChoice:
         assert threads.with_threads(small(max_steps=10**6)).train.threads == 2
 
     def test_what_we_set_is_not_the_users(self, monkeypatch):
-        monkeypatch.setenv("OMP_NUM_THREADS", "")
+        monkeypatch.setenv("OMP_NUM_THREADS", "")  # so that it is put back afterwards
         monkeypatch.delenv("OMP_NUM_THREADS")
-        monkeypatch.setattr(machine, "_set_here", {})
         monkeypatch.setattr(machine, "available_cores", lambda: 1)
         monkeypatch.setattr(machine.os, "cpu_count", lambda: 2)
         machine.use_available_cores()
