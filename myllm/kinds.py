@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from myllm.config import GPTConfig
+    from myllm.formats import Format
     from myllm.model.gpt import FeedForward, MultiHeadAttention
     from myllm.tokenizer.base import Tokenizer
 
@@ -107,4 +108,9 @@ SCHEDULES: Kinds[Callable[[float], float]] = Kinds("schedule", {
     "linear_warmup": ("myllm.train.schedules:linear", "falls evenly"),
     "one_cycle": ("myllm.train.schedules:one_cycle", "up, then down"),
     "wsd": ("myllm.train.schedules:wsd", "stable, then falls"),
+})  # fmt: skip
+FORMATS: Kinds[Format] = Kinds("format", {
+    "hf": ("myllm.formats:HUGGING_FACE", "transformers, vLLM"),
+    "gguf": ("myllm.formats:GGUF", "llama.cpp, Ollama, LM Studio"),
+    "onnx": ("myllm.formats:ONNX", "ONNX Runtime"),
 })  # fmt: skip

@@ -313,6 +313,7 @@ def _choices() -> dict[str, Iterable[str]]:
         "attention": kinds.ATTENTIONS,
         "optimizer": kinds.OPTIMIZERS,
         "schedule": kinds.SCHEDULES,
+        "to": kinds.FORMATS,
         "dtype": config.DTYPE_NAMES,
         "encoding_errors": reading.ENCODING_ERRORS,
         "on_bad_file": reading.ON_BAD_FILE,

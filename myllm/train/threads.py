@@ -93,8 +93,8 @@ def fastest_threads(config: RunConfig) -> int:
     """The number of threads, at most PyTorch's own, with which a training step takes least.
 
     A part of the step is timed with each number in turn, again and again, so that what comes and
-    goes meets each: forward and backward pass, of some tokens. Not where the user has decided, or where
-    even a part of a step takes long: a large model keeps all threads at work.
+    goes meets each: forward and backward pass, of some tokens. Not where the user has decided, or
+    where even a part of a step takes long: a large model keeps all threads at work.
     """
     most = torch.get_num_threads()
     work, T = step_work(config), sequence_length(config.model, config.train)
