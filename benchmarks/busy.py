@@ -4,7 +4,8 @@ python benchmarks/busy.py
 
 A short `myllm train` runs alone and beside a process that keeps one core busy, in turn, with each
 way in which threads can wait for each other: `default` is what PyTorch does by itself, `ours` what
-`myllm.system.machine` sets. The ratios are of the medians.
+`myllm.system.machine` sets. How many threads there are is chosen by each run, as it is by default;
+`--threads 1 2` adds runs that are told. The ratios are of the medians.
 """
 
 from __future__ import annotations
@@ -38,12 +39,14 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=100, help="steps of a run")
     parser.add_argument("--busy", type=int, default=1, help="busy processes")
     parser.add_argument("--spins", nargs="*", default=[], help="other values of GOMP_SPINCOUNT")
+    parser.add_argument("--threads", nargs="*", default=[], help="numbers of threads to name")
     parser.add_argument("--json", type=Path, help="the file to write the results to")
     options = parser.parse_args()
     policies = {"default": {"GOMP_SPINCOUNT": GOMP_DEFAULT}, "ours": {}}
     policies |= {f"{n} spins": {"GOMP_SPINCOUNT": n} for n in options.spins}
+    policies |= {f"ours, --threads {n}": {} for n in options.threads}
     sides = {
-        f"{name}, {'busy' if n_busy else 'alone'}": _side(options.steps, policy, n_busy)
+        f"{name}, {'busy' if n_busy else 'alone'}": _side(options.steps, name, policy, n_busy)
         for name, policy in policies.items()
         for n_busy in (0, options.busy)
     }
@@ -65,8 +68,9 @@ def main() -> None:
     write_json(options.json, results)
 
 
-def _side(n_steps: int, policy: dict[str, str], n_busy: int) -> Side:
+def _side(n_steps: int, name: str, policy: dict[str, str], n_busy: int) -> Side:
     """Runs of the default size with a seed, timed as a whole."""
+    flags = name.partition(", ")[2].split()
 
     def run(seed: int) -> Result:
         with tempfile.TemporaryDirectory() as folder, _kept_busy(n_busy):
@@ -75,7 +79,7 @@ def _side(n_steps: int, policy: dict[str, str], n_busy: int) -> Side:
             command = [sys.executable, "-m", "myllm", "train", str(text), "--size", "cpu"]
             command += ["--max-steps", str(n_steps), "--eval-interval", str(n_steps), "--quiet"]
             command += ["--seed", str(seed), "--no-compile", "--device", "cpu"]
-            command += ["--runs-dir", folder, "--data-dir", f"{folder}/data"]
+            command += ["--runs-dir", folder, "--data-dir", f"{folder}/data", *flags]
             environment = {n: v for n, v in os.environ.items() if n not in WAITING} | policy
             start = time.perf_counter()
             subprocess.run(command, check=True, capture_output=True, env=environment)

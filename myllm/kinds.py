@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from myllm.config import GPTConfig
+    from myllm.formats import Format
     from myllm.model.gpt import FeedForward, MultiHeadAttention
     from myllm.tokenizer.base import Tokenizer
 
@@ -109,6 +110,11 @@ SCHEDULES: Kinds[Callable[[float], float]] = Kinds("schedule", {
     "one_cycle": ("myllm.train.schedules:one_cycle", "up, then down"),
     "wsd": ("myllm.train.schedules:wsd", "stable, then falls"),
 })  # fmt: skip
+FORMATS: Kinds[Format] = Kinds("format", {
+    "hf": ("myllm.formats:HUGGING_FACE", "transformers, vLLM"),
+    "gguf": ("myllm.formats:GGUF", "llama.cpp, Ollama, LM Studio"),
+    "onnx": ("myllm.formats:ONNX", "ONNX Runtime"),
+})  # fmt: skip
 
 # setting → its table
 TABLES: dict[str, Kinds[Any]] = {
@@ -118,4 +124,5 @@ TABLES: dict[str, Kinds[Any]] = {
     "feed_forward": FEED_FORWARDS,
     "optimizer": OPTIMIZERS,
     "schedule": SCHEDULES,
+    "to": FORMATS,
 }

@@ -206,7 +206,7 @@ BAD = [
     ("norm_eps", 0.0, "1e-12"), ("norm_eps", 1e-40, "1e-12"),
     ("rope_theta", INF, "1.0"),
     ("position", "rotarry", "did you mean rotary"),
-    ("norm", "rms", "rmsnorm"), ("feed_forward", "relu", "gelu, swiglu"),
+    ("norm", "rms", "rmsnorm"), ("feed_forward", "relu", "swiglu"),
     ("encoding", "klingon", "utf-8"),
     ("encoding_errors", "repalce", "did you mean replace"),
     ("batch_size", 0, "1"), ("accumulation_steps", 0, "1"), ("max_steps", 0, "1"),

@@ -36,11 +36,11 @@ def test_all_are_called_alike(tmp_path, bpe):
     assert (tmp_path / "gguf").read_bytes() == (tmp_path / "again-gguf").read_bytes()
 
 
-@pytest.mark.parametrize("name", sorted(set(FORMATS) - {"gguf"}))
+@pytest.mark.parametrize("name", [n for n in FORMATS if "quantize" not in FORMATS[n].options])
 def test_an_option_that_a_format_has_not(tmp_path, bpe, name):
     run = make_run(tmp_path, bpe)
     with pytest.raises(
-        ConfigError, match=f"--quantize q8_0 is an option of --to gguf, not of --to {name}"
+        ConfigError, match=f"--quantize q8_0 is an option of --to .*gguf.*, not of --to {name}"
     ):
         export(run, name, tmp_path / "out", {"quantize": "q8_0"})
     assert not (tmp_path / "out").exists()

@@ -104,11 +104,12 @@ class TestVerbs:
     @pytest.mark.parametrize("kind", kinds.TABLES)
     def test_what_is_put_into_a_table_is_listed(self, kind, shown, monkeypatch):
         """And no comment lists names, which would lack it."""
-        (flag,) = (f for f in flags_of(VERBS["train"].options) if f.name == kind)
+        verb = "export" if kind == "to" else "train"
+        (flag,) = (f for f in flags_of(VERBS[verb].options) if f.name == kind)
         comment = set(re.findall(r"[\w-]+", page.comment_of(flag.owner, flag.name)))
         assert len(set(kinds.TABLES[kind]) & comment) < 2
         monkeypatch.setitem(kinds.TABLES[kind], "mine", None)
-        assert "mine" in row_of(flag, shown("train --help-all"))
+        assert "mine" in row_of(flag, shown(f"{verb} --help-all"))
 
     def test_groups_have_their_titles(self, shown):
         """By what they are for; the advanced ones are named so."""

@@ -253,7 +253,7 @@ class TestGPTModel:
             (dict(n_kv_heads=3), "n_kv_heads 3"),
             (dict(d_model=20, position="rotary"), "odd"),
             (dict(vocab_size=0), "vocabulary"),
-            (dict(norm="batchnorm"), "choices: layernorm, rmsnorm"),
+            (dict(norm="batchnorm"), "choices: .*layernorm.*rmsnorm"),
             (dict(dropout=1.0), "dropout 1.0"),
             (dict(dropout=0.999), "0.999: must be 0, or between 1/256 .* and 255/256"),
             (dict(dropout=0.001), "0.001: must be 0, or between"),

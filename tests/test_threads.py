@@ -18,6 +18,13 @@ from myllm.train import threads
 STEPLESS = TINY[: TINY.index("--max-steps")] + TINY[TINY.index("--max-steps") + 2 :]
 
 
+@pytest.fixture(autouse=True)
+def _nothing_said(monkeypatch):
+    """No number in the environment, whoever runs the tests."""
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(machine, "_set_here", {})
+
+
 @pytest.fixture
 def text(folder):
     (folder / "a.txt").write_text(words(6000), encoding="utf-8")
@@ -41,7 +48,7 @@ def step_that_takes(monkeypatch):
             used.append(torch.get_num_threads())
             now[0] += seconds[torch.get_num_threads()]
 
-        monkeypatch.setattr(threads, "training_step", lambda *args: step)
+        monkeypatch.setattr(threads, "training_step", lambda *args, **more: step)
         monkeypatch.setattr(threads.time, "perf_counter", lambda: now[0])
         torch.set_num_threads(max(seconds))
         return used
@@ -89,21 +96,24 @@ class TestChoice:
         ],
     )
     def test_what_is_not_measured(self, monkeypatch, values):
-        monkeypatch.setattr(threads, "training_step", lambda *args: pytest.fail("measured"))
+        monkeypatch.setattr(
+            threads, "training_step", lambda *args, **more: pytest.fail("measured")
+        )
         torch.set_num_threads(2)
         config = with_values(small(), values)
         assert threads.with_threads(config).train.threads == 2
 
     def test_what_the_environment_says_goes_before(self, monkeypatch):
         monkeypatch.setenv("OMP_NUM_THREADS", "2")
-        monkeypatch.setattr(threads, "training_step", lambda *args: pytest.fail("measured"))
+        monkeypatch.setattr(
+            threads, "training_step", lambda *args, **more: pytest.fail("measured")
+        )
         torch.set_num_threads(2)
         assert threads.with_threads(small(max_steps=10**6)).train.threads == 2
 
     def test_what_we_set_is_not_the_users(self, monkeypatch):
-        monkeypatch.setenv("OMP_NUM_THREADS", "")
+        monkeypatch.setenv("OMP_NUM_THREADS", "")  # so that it is put back afterwards
         monkeypatch.delenv("OMP_NUM_THREADS")
-        monkeypatch.setattr(machine, "_set_here", {})
         monkeypatch.setattr(machine, "available_cores", lambda: 1)
         monkeypatch.setattr(machine.os, "cpu_count", lambda: 2)
         machine.use_available_cores()

@@ -18,7 +18,6 @@ CHOICES: dict[str, Collection[str]] = {
     **kinds.TABLES,
     "data": ("shakespeare",),
     "device": ("cpu", "cuda", "mps"),
-    "to": ("hf", "gguf", "onnx"),
     "quantize": ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"),
     "position": config.POSITIONS,
     "dtype": config.DTYPE_NAMES,

@@ -26,7 +26,7 @@ class ExportOptions(Trained):
     )
 
     run: str | None = positional(None)  # the run's name or folder (None: the newest)
-    to: str = "hf"  # hf (transformers, vLLM), gguf (llama.cpp, Ollama, LM Studio), onnx
+    to: str = "hf"  # the format to write
     out: str | None = None  # the folder or file to make (None: named after the run)
     quantize: str | None = None  # of gguf: f32, f16, bf16, q8_0, q5_1, q5_0, q4_1, q4_0
     verify: bool = True  # read it back with the independent program, where that is installed

@@ -1,6 +1,6 @@
 """Room: a format by name → how it is written, and read back by the program that it is for.
 
-To add a format: a `Format` in `FORMATS`.
+To add a format: a `Format` here, and its line in `kinds.FORMATS`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from myllm.formats.readers import (
     with_onnxruntime,
     with_transformers,
 )
-from myllm.registry import Registry, check_choice
+from myllm.kinds import FORMATS
+from myllm.registry import check_choice
 from myllm.runs.folder import RunFolder
 
 log = logging.getLogger(__name__)
@@ -52,13 +53,9 @@ class Format:
     least_context: int = 1
 
 
-FORMATS: Registry[Format] = Registry("format", {
-    "hf": Format("-hf", export_huggingface, "transformers", with_transformers),
-    "gguf": Format(
-        ".gguf", export_gguf, "xllamacpp", with_llama_cpp, {"quantize": QUANTIZATIONS}, 2
-    ),
-    "onnx": Format("-onnx", export_onnx, "onnxruntime", with_onnxruntime),
-})  # fmt: skip
+HUGGING_FACE = Format("-hf", export_huggingface, "transformers", with_transformers)
+GGUF = Format(".gguf", export_gguf, "xllamacpp", with_llama_cpp, {"quantize": QUANTIZATIONS}, 2)
+ONNX = Format("-onnx", export_onnx, "onnxruntime", with_onnxruntime)
 
 
 @dataclass(frozen=True)

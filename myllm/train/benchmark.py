@@ -94,15 +94,16 @@ def benchmark_training_step(
 
 
 def training_step(
-    model: GPTModel, batch_size: int, seq_len: int, config: TrainConfig
+    model: GPTModel, batch_size: int, seq_len: int, config: TrainConfig, updates: bool = True
 ) -> Callable[[], None]:
-    """A function that does a whole training step on random tokens; it changes the weights.
+    """A function that does a whole training step on random tokens.
 
     Args:
         model: on its device.
         batch_size: B.
         seq_len: T, at most the context length.
         config: optimizer and precision.
+        updates: whether it changes the weights, or leaves that part out.
     """
     tokens = _random_tokens(model, batch_size, seq_len)
     batch = Batch(tokens, tokens, torch.ones_like(tokens, dtype=torch.bool))
@@ -115,7 +116,8 @@ def training_step(
         with autocast(device, precision):
             loss = mean_loss(model, batch)
         torch.autograd.backward(loss)
-        optimizer.step()
+        if updates:
+            optimizer.step()
         model.zero_grad(set_to_none=True)
 
     return step

@@ -72,9 +72,10 @@ SHORT_SEQUENCE = 128
 # what a plan decides, where nobody else has: of a new model, and of one that is begun with
 STEPS = ("max_steps", "warmup_steps", "eval_interval", "batch_size", "accumulation_steps")
 PLANNED = (
-    "d_model", "n_layers", "n_heads", "context_length", "learning_rate", "dropout", *STEPS
+    "d_model", "n_layers", "n_heads", "context_length", "learning_rate", "dropout", "threads",
+    *STEPS
 )  # fmt: skip
-PLANNED_BEGUN = (*STEPS, "sequence_length")
+PLANNED_BEGUN = (*STEPS, "sequence_length", "threads")
 
 
 def recipe(flops: float, n_tokens: int, most_parameters: float = math.inf) -> dict[str, Any]:

@@ -29,8 +29,7 @@ from myllm.train.sequences import sequence_length
 log = logging.getLogger(__name__)
 
 BUDGET_S = 0.6  # of measuring, and what steps of the size below add to it
-STEP_FLOPS = 2e9  # of a step that is measured: some hundredths of a second
-ROUNDS = 2  # at least, of all numbers in turn, so that what comes and goes meets each
+STEP_FLOPS = 1e9  # of a step that is measured: some hundredths of a second
 ADVANTAGE = 1.1  # that fewer threads must have
 SHORT_RUN_S = 3.0  # a run of that length gains less than measuring takes
 SLOW_FLOPS, LEAST_STEP_S = 5e10, 1e-3  # a core's work in a second; what the smallest step takes
@@ -93,24 +92,26 @@ def _in_use(config: RunConfig, threads: int | None) -> RunConfig:
 def fastest_threads(config: RunConfig) -> int:
     """The number of threads, at most PyTorch's own, with which a training step takes least.
 
-    Parts of a step are timed with each number in turn. Not where the user has decided, or where
-    even a part of a step takes long: a large model keeps all threads at work.
+    A part of the step is timed with each number in turn, again and again, so that what comes and
+    goes meets each: forward and backward pass, of some tokens. Not where the user has decided, or
+    where even a part of a step takes long: a large model keeps all threads at work.
     """
     most = torch.get_num_threads()
     work, T = step_work(config), sequence_length(config.model, config.train)
     n_tokens = min(work.n_tokens, max(LEAST_TOKENS, int(STEP_FLOPS / work.per_token)))
-    flops = n_tokens * work.per_token + work.update
-    if most == 1 or user_chose_threads() or flops > 10 * STEP_FLOPS:
+    is_large = n_tokens * work.per_token > 10 * STEP_FLOPS
+    if most == 1 or user_chose_threads() or is_large:
         return most
     batch_size, length = max(1, n_tokens // T), min(T, n_tokens)
-    step = training_step(GPTModel(config.model), batch_size, length, config.train)
+    model = GPTModel(config.model)
+    step = training_step(model, batch_size, length, config.train, updates=False)
     numbers = _numbers(most)
     seconds = dict.fromkeys(numbers, 0.0)
     with threads_put_back():
         step()  # warms up
         deadline = time.perf_counter() + BUDGET_S
         n_rounds = 0
-        while n_rounds < ROUNDS or time.perf_counter() < deadline:
+        while not n_rounds or time.perf_counter() < deadline:
             for n in numbers:
                 torch.set_num_threads(n)
                 start = time.perf_counter()
