@@ -132,8 +132,9 @@ class Writer:
             self._set(name, values, str(fields[name]))
         else:
             known = ["help", "quit", "reset", "probs", "settings", *fields]
+            near = nearest(name, known).replace("_", "-")
             raise InputError(
-                f"unknown command /{name}: {nearest(name, known)} (a text that begins with / is "
+                f"unknown command /{name.replace('_', '-')}: {near} (a text that begins with / is "
                 "typed with a blank before it)"
             )
         return True
@@ -196,7 +197,9 @@ def wrapped(text: str, label: str = "") -> str:
     if len(label) > width // 2:
         label = label.rstrip() + "  "
     indent = " " * min(len(label), width // 2)
-    lines = textwrap.wrap(text, width, initial_indent=label, subsequent_indent=indent)
+    lines = textwrap.wrap(
+        text, width, initial_indent=label, subsequent_indent=indent, break_on_hyphens=False
+    )
     return "\n".join(lines) + "\n"
 
 
