@@ -168,6 +168,7 @@ train t.txt --patience-evals 3            | did you mean --patience 3?
 generate x --temprature 0.5               | did you mean --temperature 0.5?
 generate x --top-n 3                      | did you mean --top-k 3 or --top-p 3?
 generate -x                               | a text that begins with - goes behind --
+verify --pres                             | did you mean --preset? it is a flag of train
 train t.txt --zzz                         | myllm train --help-all lists all flags
 gen "Once upon"                           | here it is myllm generate 'Once upon'
 test                                      | here it is myllm evaluate
