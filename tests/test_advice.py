@@ -168,6 +168,7 @@ train t.txt --patience-evals 3            | did you mean --patience 3?
 generate x --temprature 0.5               | did you mean --temperature 0.5?
 generate x --top-n 3                      | did you mean --top-k 3 or --top-p 3?
 generate -x                               | a text that begins with - goes behind --
+verify --pres                             | did you mean --preset? it is a flag of train
 train t.txt --zzz                         | myllm train --help-all lists all flags
 gen "Once upon"                           | here it is myllm generate 'Once upon'
 test                                      | here it is myllm evaluate
@@ -229,7 +230,7 @@ class TestCommandLines:
         assert len(result.lines[0]) <= 200
         advice = result.lines[0].split(": ", 2)[2]
         if found := re.search(
-            r"(?:here it is|did you mean) --([a-z-]+)(, a flag of (\w+))?", advice
+            r"(?:here it is|did you mean) --([a-z-]+)(\W.* a flag of (\w+))?", advice
         ):
             assert found[1] in flags(found[3] or args[0])
 

@@ -128,7 +128,7 @@ class TestVerbs:
         """Without torch, and without what takes longest besides."""
         program = (
             "import sys; from myllm.cli import main; main(['train', '--help']); "
-            "print(sorted({'torch', 'numpy', 'rich', 'tokenizers'} & set(sys.modules)))"
+            "print(sorted({'torch', 'numpy', 'rich.console', 'tokenizers'} & set(sys.modules)))"
         )
         done = subprocess.run(
             [sys.executable, "-c", program], capture_output=True, text=True, env=ENV, timeout=60
@@ -137,8 +137,9 @@ class TestVerbs:
 
 
 class TestExamples:
-    @pytest.mark.parametrize("verb", VERBS)
+    @pytest.mark.parametrize("verb", [verb for verb in VERBS if " " not in verb])
     def test_there_are_three(self, verb):
+        """Of a verb of two words, the first has them."""
         assert len(getattr(VERBS[verb].options, "EXAMPLES", ())) >= 3
 
     def test_they_run_as_printed(self, folder, run, monkeypatch):

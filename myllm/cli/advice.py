@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from myllm import foreign
@@ -90,7 +90,7 @@ def _hint(verbs: Verbs, verb: str, text: str, value: str | None) -> str | None:
         return f"it is a flag of {_having(verbs, others[0])}, not of {verb}"
     if close := _close(name, names):
         return f"did you mean {' or '.join(_with_value(n, names, value) for n in close)}?"
-    if close := _close(name, foreign.FLAGS):
+    if close := _misspelt(name, foreign.FLAGS):
         return _from_elsewhere(verbs, verb, close[0], value)
     if close := _close(name, everywhere):
         return f"did you mean --{close[0]}? it is a flag of {_having(verbs, close[0])}"
@@ -173,17 +173,22 @@ def _names(flags: Sequence[Flag]) -> dict[str, Flag]:
     return found | {f"no-{flag.flag}": flag for flag in flags if flag.is_switch}
 
 
-def _close(name: str, known: Mapping[str, object] | set[str]) -> list[str]:
+def _close(name: str, known: Collection[str]) -> list[str]:
     """The names that are meant: the one that is misspelt, or else those that begin alike."""
-    by_letters = {squeezed(n): n for n in known if len(n) > 2}
-    if found := difflib.get_close_matches(squeezed(name), by_letters, n=1, cutoff=CUTOFF):
-        return [by_letters[found[0]]]
+    if found := _misspelt(name, known):
+        return found
     word = name.partition("-")[0]
     for begins in (name, word):
         begun = sorted(n for n in known if len(begins) > 2 and n.startswith(begins))
         if 0 < len(begun) <= 3:
             return begun
     return []
+
+
+def _misspelt(name: str, known: Collection[str]) -> list[str]:
+    by_letters = {squeezed(n): n for n in known if len(n) > 2}
+    found = difflib.get_close_matches(squeezed(name), by_letters, n=1, cutoff=CUTOFF)
+    return [by_letters[letters] for letters in found]
 
 
 def _having(verbs: Verbs, flag: str) -> str:

@@ -161,7 +161,7 @@ def _explained(flag: Flag, defaults: Mapping[str, Any]) -> str:
         return text if flag.positional else f"{text} (repeatable)"
     default = flag.default if flag.default is None else defaults.get(flag.name, flag.default)
     if default is None:
-        return text.replace("(None: ", "(default: ")
+        return re.sub(r"([(;] ?)None: ", r"\1default: ", text)
     if default is False or flag.positional:
         return text
     if default is not True and default == 0 and "(0: " in text:
