@@ -184,7 +184,7 @@ class TestDelete:
     @pytest.mark.parametrize("answer, is_gone", [("y\n", True), ("\n", False), ("", False)])
     def test_asks_at_a_terminal(self, place, run, monkeypatch, answer, is_gone):
         stdin = io.StringIO(answer)
-        stdin.isatty = lambda: True
+        monkeypatch.setattr(stdin, "isatty", lambda: True)
         monkeypatch.setattr(sys, "stdin", stdin)
         monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
         result = run("runs", "delete", "chars")
@@ -237,7 +237,7 @@ class TestDelete:
         assert myllm.load("story").verify()
 
     def test_a_crash_leaves_a_run_or_none(self, place, run, monkeypatch):
-        """After each operation on the disk: the run is whole, or it is none; the rest goes later."""
+        """The run is whole, or it is none; what is left of it goes later."""
 
         class Crash(BaseException):
             pass
