@@ -12,6 +12,7 @@ from myllm.checks import check_range
 from myllm.config import RunConfig, SamplingConfig, with_values
 from myllm.data.dataset import TextDataset
 from myllm.data.prepare import encode_text
+from myllm.data.token_file import Ids
 from myllm.generate.generator import TextGenerator
 from myllm.model.gpt import GPTModel
 from myllm.registry import unknown
@@ -184,12 +185,7 @@ class Run:
             tell_if_learned(str(text), measured, self.folder, self.config)
             ids = measured.ids
             ranges = [(0, len(ids))]
-        if n_unknown := tokenizer.count_unknown(ids):
-            log.warning(
-                "%s: %d of %d characters (%s) do not occur in the training text; bits per byte "
-                "counts each as an unknown one",
-                text or "validation split", n_unknown, len(ids), f"{n_unknown / len(ids):.2%}",
-            )  # fmt: skip
+        _tell_unknown(str(text or "validation split"), tokenizer, ids)
         # evaluated as the trainer does it, so that the figures agree
         device = self.generator.device
         precision = autocast(device, choose_dtype(device, self.config.train.dtype))
@@ -289,6 +285,15 @@ class Run:
         for start in data.sequence_starts(step):
             ids = [int(token) for token in tokens[start : start + T + 1]]
             yield int(start), tokenizer.decode(ids)
+
+
+def _tell_unknown(name: str, tokenizer: Tokenizer, ids: Ids) -> None:
+    if n_unknown := tokenizer.count_unknown(ids):
+        log.warning(
+            "%s: %d of %d characters (%s) do not occur in the training text; bits per byte "
+            "counts each as an unknown one",
+            name, n_unknown, len(ids), f"{n_unknown / len(ids):.2%}",
+        )  # fmt: skip
 
 
 def _sampling(values: dict[str, Any]) -> SamplingConfig:

@@ -66,6 +66,8 @@ WITHOUT_TORCH |= {
 SYSTEM = "machine signals terminal atomic locks streams patience progress".split()
 WITHOUT_TORCH |= {f"system.{room}" for room in SYSTEM}
 WITHOUT_TORCH |= {"cli.main", "cli.parse", "cli.help", "cli.completion", "cli.advice"}
+WITHOUT_TORCH |= {"cli.runs", "cli.cleanup"}
+WITHOUT_TORCH |= {f"runs.{room}" for room in ("folder", "summary", "compare", "remove")}
 NETWORK = {"socket", "http", "urllib", "requests", "httpx", "ssl", "ftplib", "huggingface_hub"}
 
 

@@ -15,6 +15,7 @@ import pytest
 
 from myllm.cli.main import VERBS, main
 from myllm.cli.parse import parse
+from myllm.cli.verb import joined
 from myllm.config import to_toml
 from myllm.presets import default_config
 from myllm.tokenizer import TOKENIZERS, CharTokenizer
@@ -137,7 +138,7 @@ class TestREADME:
 
     def test_shows_every_verb(self) -> None:
         """The README and the page on usage, one of them."""
-        shown = {args[0] for args in commands(README + USAGE)}
+        shown = {joined(args, VERBS)[0] for args in commands(README + USAGE)}
         inline = set(re.findall(r"`myllm ([a-z-]+)", README + USAGE))
         assert shown | inline >= set(VERBS)
 
@@ -154,6 +155,7 @@ class TestREADME:
             run = folder / "checkpoints" / name
             run.mkdir(parents=True)
             (run / "config.toml").write_text(to_toml(default_config()), encoding="utf-8")
+        args = joined(args, VERBS)
         options, _ = VERBS[args[0]]
         assert isinstance(parse(options, args[0], args[1:]), options)
 

@@ -84,7 +84,7 @@ def prepare(
             "the run was imported and has no text of its own: name one, or train on one with "
             "myllm train FILE --from RUN"
         )
-    if _is_prepared(config):
+    if is_prepared(config):
         return _open_prepared(config, tokenizer)
     order = _place_order(config, vocab_size, tokenizer)
     folder = out or _made_before(order) or order.default_folder
@@ -126,7 +126,7 @@ def encode_text(path: str, tokenizer: Tokenizer, config: DataConfig) -> EncodedT
         DiskFullError: there is no room for the ids.
     """
     one = dataclasses.replace(config, paths=(path,), data=None)
-    if _is_prepared(one):
+    if is_prepared(one):
         if any(getattr(one, f.name) != f.default for f in dataclasses.fields(Reading)):
             raise InputError(
                 f"{path} was prepared before: how its text is read cannot be said any more; leave "
@@ -202,7 +202,7 @@ def _find_sources(config: DataConfig) -> list[Source]:
 # ------------------------------------------------------------------------------ what is there
 
 
-def _is_prepared(config: DataConfig) -> bool:
+def is_prepared(config: DataConfig) -> bool:
     """Whether the one path is not a text, but a folder that was prepared."""
     return len(config.paths) == 1 and os.path.isfile(os.path.join(config.paths[0], SIDECAR))
 

@@ -244,14 +244,15 @@ class CheckpointStore:
             try:
                 checkpoint = self._read(step, with_optimizer)
             except Damaged as error:
+                if isinstance(prefer, int):
+                    remedy = "--checkpoint last takes the newest good one"
+                    raise CheckpointError(f"{error}; {remedy}") from None
                 reasons.append(str(error))
                 log.warning("%s", error)
                 continue
             if reasons:
                 log.warning("using the good checkpoint of step %d instead", step)
             return checkpoint
-        if isinstance(prefer, int):
-            raise CheckpointError(f"{reasons[0]}; --checkpoint last takes the newest good one")
         raise CheckpointError(f"no good checkpoint is left in {self.run}: {reasons[0]}")
 
     def _best_last(self, steps: list[int], reasons: list[str]) -> list[int]:

@@ -22,6 +22,7 @@ from myllm.runs.summary import size_of
 from myllm.system.atomic import (
     TEMPORARY,
     Damaged,
+    discard_unfinished,
     disk,
     listing,
     read_manifest,
@@ -74,7 +75,7 @@ def _foreign_names(checkpoint: Path) -> list[str]:
     known = {*CHECKPOINT_FILES}
     with contextlib.suppress(Damaged):
         known |= set(read_manifest(checkpoint, MANIFEST)["files"])
-    paths = listing(checkpoint)
+    paths = [path for path in listing(checkpoint) if not path.name.startswith(TEMPORARY)]
     return [path.name for path in paths if path.name not in known or not path.is_file()]
 
 
@@ -114,7 +115,8 @@ def _locked(run: RunFolder) -> Iterator[None]:
 def sweep(runs_dir: Path) -> None:
     """Removes what a deletion that was cut off has left in a folder of runs."""
     for path in sorted(runs_dir.glob(f"{TEMPORARY}*")):
-        if found := re.fullmatch(re.escape(TEMPORARY) + r"(.+)-\d+", path.name):
+        found = re.fullmatch(re.escape(TEMPORARY) + r"(.+)-\d+", path.name)
+        if found and path.is_dir():
             with write_errors("remove what is left of a run", runs_dir, 1 << 12):
                 with made_by_one_process(runs_dir / found[1]):
                     pass  # which removes it
@@ -177,6 +179,8 @@ def prune_run(run: RunFolder) -> Pruning:
     check_removable(run)
     with _locked(run), write_errors(f"prune {run.name}", run.path, 1 << 16):
         plan = plan_pruning(run)
+        for step in run.checkpoints.steps():
+            discard_unfinished(run.checkpoints.folder(step))  # of one that was cut off
         for step in plan.stripped:
             run.checkpoints.strip(step)
         for path in plan.folders:

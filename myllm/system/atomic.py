@@ -285,7 +285,10 @@ def unseal_file(folder: Path, manifest: str, name: str) -> None:
     """
     content = check_files(folder, manifest)
     files = {path: entry for path, entry in content["files"].items() if path != name}
-    write_file(folder / manifest, _sealed_text({**content, "files": files}))
+    path = folder / manifest
+    before = path.stat()
+    write_file(path, _sealed_text({**content, "files": files}))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))  # nothing newer is in there
     disk.remove(folder / name)
 
 

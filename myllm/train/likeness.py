@@ -38,11 +38,10 @@ def tell_if_learned(name: str, text: EncodedText, run: RunFolder, config: RunCon
         n_known = sum(digest in learned for digest in text.file_hashes)
     if not n_known:
         return
-    what = (
-        f"{name} is" if n_known == total else f"{n_known:,} of the {total:,} files of {name} are"
-    )
+    files = f"{n_known:,} of the {total:,} files of {name} belong"
+    what = f"{name} belongs" if n_known == total else files
     log.warning(
-        "%s of the text that %s was trained on: this says nothing of new text; without a path, "
+        "%s to the text that %s was trained on: this says nothing of new text; without a path, "
         "what was held out of it is measured",
         what, run.name,
     )  # fmt: skip

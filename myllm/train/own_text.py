@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import logging
 import os
+from pathlib import Path
 
 import numpy as np
 
 from myllm.config import RunConfig
-from myllm.data.prepare import prepare
-from myllm.data.token_file import TokenFile
+from myllm.data.prepare import is_prepared, prepare
+from myllm.data.token_file import TokenFile, read_sidecar
 from myllm.errors import InputError
 from myllm.runs.folder import RunFolder
 from myllm.system.shell import quoted
@@ -42,11 +43,19 @@ def own_text(
     for path in config.text.paths:
         if not os.path.lexists(path):
             raise InputError(f"the text of {run.name} is missing: no such file: {path}; {moved}")
+    is_moved = config.text.paths != run.config.text.paths
+    if not is_moved and is_prepared(config.text):
+        path = config.text.paths[0]
+        if read_sidecar(Path(path))["tokenizer_hash"] != tokenizer.content_hash:
+            raise InputError(
+                f"{path}, the text of {run.name}, has another tokenizer than that run: bring back "
+                f"the folder as it was; {moved}"
+            )
     token_file = prepare(config.text, config.model.vocab_size, tokenizer)
     saved = run.checkpoints.metadata().get("text")
     if not isinstance(saved, str) or saved == token_file.text_hash:
         return token_file
-    if config.text.paths != run.config.text.paths:
+    if is_moved:
         words = " ".join(map(quoted, config.text.paths))
         raise InputError(
             f"{words} is not the text that {run.name} was trained on; to train its model on that "
