@@ -7,6 +7,7 @@ from cli_place import TINY, assert_refused, hashes, words
 
 import myllm
 from myllm.errors import ConfigError
+from myllm.kinds import ATTENTIONS
 
 pytestmark = pytest.mark.usefixtures("quiet_terminal")
 FEW = ["--max-steps", "1", "--batch-size", "2", "--no-compile", "--device", "cpu"]
@@ -119,3 +120,15 @@ def test_the_python_face_checks_the_same(place):
     for setting in ({"temperature": "hot"}, {"max_new_tokens": 2.5}, {"top_k": True}):
         with pytest.raises(ConfigError, match="must be a"):
             run.generate("the", **setting)
+
+
+def test_a_trained_model_keeps_an_attention_that_computes_the_same(place, run, monkeypatch):
+    """Others that compute the same may take its place; one that does not may not."""
+
+    class Other(ATTENTIONS["flash"]):
+        is_standard = False
+
+    monkeypatch.setitem(ATTENTIONS, "other", Other)
+    for flags in (["--resume", "story"], ["story.txt", "--from", "story", "--run", "new"]):
+        refused = run("train", *flags, "--attention", "other", "--device", "cpu")
+        assert_refused(refused, 2, "attention", "other")

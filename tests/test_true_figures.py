@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from unittest.mock import Mock
@@ -124,13 +125,13 @@ class TestForeign:
         assert line.startswith("greek.txt takes ") and "alphabet" in line
         assert run("evaluate", "new.txt", "--run", "story").err == ""
 
-    def test_not_where_nothing_is_known(self, place, run):
+    def test_not_where_nothing_is_known(self, place, run, monkeypatch):
         """Runs of earlier versions do not say how many tokens their text has."""
         Path("greek.txt").write_text("Το φεγγάρι. " * 50, "utf-8")
         known = RunFolder("checkpoints/story").checkpoints
         assert "n_tokens" in known.metadata()
         found = myllm.load("story")
-        found.folder.checkpoints.metadata = lambda: {}
+        monkeypatch.setattr(found.folder.checkpoints, "metadata", dict)
         assert found.evaluate("greek.txt").n_tokens > 500
 
 
@@ -155,7 +156,7 @@ class TestWithoutByteCounts:
     def test_bits_per_byte_are_not_known(self, small_model, tokens):
         """Not those of tokens that stand for one byte each."""
         assert math.isnan(evaluate(small_model, tokens, [(0, 50)]).bits_per_byte)
-        measured = Validation(small_model, tokens).measure(small_model, 4, None)
+        measured = Validation(small_model, tokens).measure(small_model, 4, nullcontext())
         assert math.isnan(measured.bits_per_byte) and measured.loss > 0
 
     def test_nor_told(self, small_model, tokens, tmp_path, place, capsys):

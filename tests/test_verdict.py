@@ -80,7 +80,8 @@ class TestVerdict:
             assert warned(points), (seed, points)
             found = verdict(points, FACTS)
             assert found.kind == "overfitted" and found.more_steps is None
-            assert f"step {best_of(points).step} of 600" in found.sentence
+            best = best_of(points)
+            assert best is not None and f"step {best.step} of 600" in found.sentence
 
     def test_of_measured_runs(self):
         heart, small = curve(HEART, HEART_TRAIN), curve(SMALL)
@@ -165,7 +166,7 @@ class TestTimeLeft:
             left.step_ended(step, now)
             found.append((left.seconds(), 1000 - step))
         for seconds, steps in found[20:]:
-            assert steps <= seconds <= 1.3 * steps
+            assert seconds is not None and steps <= seconds <= 1.3 * steps
 
     def test_evaluations_count(self):
         """By a guess before the first, as they were measured after it; and the one at the end."""

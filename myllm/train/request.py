@@ -16,7 +16,7 @@ from typing import Any
 from myllm.config import GPTConfig, RunConfig, field_types, flat_values
 from myllm.data.token_file import TokenFile
 from myllm.errors import ConfigError
-from myllm.kinds import SCHEDULES, TOKENIZERS
+from myllm.kinds import ATTENTIONS, SCHEDULES, TOKENIZERS
 from myllm.presets import Resolved
 from myllm.runs.folder import RunFolder, find_run
 from myllm.tokenizer import BPETokenizer
@@ -79,17 +79,33 @@ def check_resumed(request: Request, named: Mapping[str, Any], saved: RunConfig) 
             "give one of them"
         )
     old = flat_values(saved)
+    if not _agree(named.get("attention"), saved):
+        raise ConfigError(
+            f"--attention {named['attention']} with --resume {request.resume}: it computes "
+            f"something else than {old['attention']}, with which it was trained; leave it out"
+        )
     for name, reason in DECIDED.items():
         if named.get(name) is not None and named[name] != old[name]:
             flag = "from" if name == "from_run" else name
             raise ConfigError(f"--{flag} {named[name]} with --resume {request.resume}: {reason}")
 
 
+def _agree(attention: Any, config: RunConfig) -> bool:
+    """Whether a trained model may be given this attention: the same, or one that computes what
+    its own does."""
+    own = config.model.attention or "flash"
+    return (
+        not isinstance(attention, str)
+        or attention == own
+        or (ATTENTIONS[attention].is_standard and ATTENTIONS[own].is_standard)
+    )
+
+
 def check_begun(run: RunFolder, named: Mapping[str, Any]) -> None:
     """Raises `ConfigError` if a new run is to begin with a model, and with another one."""
     config = run.config
     old = {**flat_values(config), "size": None}
-    free = {"dropout", "attention"}
+    free = {"dropout", "attention"} if _agree(named.get("attention"), config) else {"dropout"}
     if config.model.position == "rotary":
         free.add("context_length")
     fixed = {"preset", "size", "tokenizer", *field_types(GPTConfig)} - free
