@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cache
 from typing import Any
 
 import torch
@@ -50,10 +51,17 @@ def choose_dtype(device: torch.device, name: str | None = None) -> torch.dtype:
         return dtype
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-    if device.type == "cpu" and sys.platform == "linux":
-        fast = torch.cpu.get_capabilities().get("avx512_bf16")
-        return torch.bfloat16 if fast else torch.float32
-    return torch.float32
+    fast = device.type == "cpu" and cpu_multiplies_bfloat16()
+    return torch.bfloat16 if fast else torch.float32
+
+
+@cache
+def cpu_multiplies_bfloat16() -> bool:
+    """Whether the CPU has instructions for that, without which it takes twenty times as long as in
+    float32."""
+    if sys.platform != "linux":
+        return False
+    return bool(torch.cpu.get_capabilities().get("avx512_bf16"))
 
 
 class _Unfilled(TorchFunctionMode):

@@ -14,6 +14,7 @@ from torch.optim.adamw import adamw
 from myllm.config import TrainConfig
 from myllm.kinds import OPTIMIZERS
 from myllm.model.gpt import Role, parameter_roles
+from myllm.system.device import cpu_multiplies_bfloat16
 from myllm.system.torch_adapter import add_each_, lerp_each, lerp_each_, scale_each_
 
 BETAS = (0.9, 0.95)  # AdamW's, as usual for language models
@@ -108,7 +109,8 @@ def orthogonalize(matrices: Tensor, steps: int = 5) -> Tensor:
     Returns:
         (n, rows, columns), in the dtype of `matrices`.
     """
-    x = matrices.bfloat16()
+    slow = matrices.device.type == "cpu" and not cpu_multiplies_bfloat16()
+    x = matrices if slow else matrices.bfloat16()
     tall = x.shape[-2] > x.shape[-1]
     if tall:
         x = x.mT  # the products below are then of the smaller side
