@@ -102,7 +102,7 @@ _FLAGS: tuple[tuple[str, ...], ...] = (
     ("dataset dataset-name dataset-path data-path data-file train-file train-files train-data "
      "training-file train-path text text-file corpus input input-file infile input-txt f file "
      "files path filename raw-data source src",
-     "PATHS {}", "PATH {}", "@generate myllm generate \"$(cat FILE)\" takes the prompt of a file",
+     "PATHS {}", "PATH {}", "@generate --prompt-file {}",
      "@write,chat what is typed is the prompt, line by line"),
     ("i", "PATHS {}", "PATH {}", "@generate,write,chat myllm write is the interactive mode"),
     ("val-file validation-file eval-file test-file val-data eval-dataset",
@@ -125,7 +125,7 @@ _FLAGS: tuple[tuple[str, ...], ...] = (
     ("o out output out-file outfile output-file output-dir out-dir output-path save-dir save-path "
      "checkpoint-dir ckpt-dir save-to target dest destination dir workdir default-root-dir",
      "--out {}", "@train,import --run {}", "@evaluate the figures go to standard output: > {}",
-     "@generate,chat,write the text goes to standard output: > {}", "--runs-dir {}"),
+     "@chat,write the text goes to standard output: > {}", "--runs-dir {}"),
     ("overwrite overwrite-output-dir force y yes exist-ok",
      "nothing is ever overwritten: leave it out, and name another --run or --out"),
     # the machine
@@ -149,8 +149,7 @@ _FLAGS: tuple[tuple[str, ...], ...] = (
     ("do-sample", "--temperature 0.8 samples, --temperature 0 takes the likeliest token"),
     ("greedy no-sample", "--temperature 0"),
     ("num-beams beams beam-size", "--temperature 0: there is no beam search"),
-    ("num-return-sequences num-samples n-samples best-of",
-     "one text a command: repeat it (--sample-seed N makes one repeatable)"),
+    ("num-return-sequences n-samples best-of", "--num-samples {}"),
     ("mirostat typical typical-p tfs xtc-probability",
      "--top-k, --top-p and --min-p leave out unlikely tokens"),
     ("stop-sequence stop-sequences stop-string stop-strings stop-token eos r reverse-prompt",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cli_place import assert_refused
@@ -54,7 +55,6 @@ prepare.py                                | here it is myllm prepare
 sample.py --out_dir=out                   | here it is myllm generate
 sample "Once upon"                        | here it is myllm generate 'Once upon'
 generate --start="Once upon"              | it goes without a flag: myllm generate 'Once upon'
-generate x --num_samples 3                | one text a command
 generate x --max_new_token 500            | did you mean --max-new-tokens 500?
 """
 TRANSFORMERS = r"""
@@ -98,7 +98,7 @@ train --train_file t.txt                  | it goes without a flag: myllm train 
 generate x --max_length 512               | here it is --max-new-tokens 512
 generate x --do_sample                    | --temperature 0 takes the likeliest
 generate x --num_beams 4                  | here it is --temperature 0: there is no beam search
-generate x --num_return_sequences 3       | one text a command
+generate x --num_return_sequences 3       | here it is --num-samples 3
 train t.txt --model.d_model 32            | did you mean --d-model 32?
 finetune t.txt                            | myllm train FILE --from RUN
 eval t.txt                                | here it is myllm evaluate t.txt
@@ -117,7 +117,7 @@ generate x --repeat-penalty 1.1           | here it is --repetition-penalty 1.1
 generate x --seed 42                      | here it is --sample-seed 42
 generate x -s 42                          | here it is --sample-seed 42
 generate x -ngl 99                        | here it is --device cuda: the whole model
-generate -f prompt.txt                    | myllm generate "$(cat FILE)"
+generate -f prompt.txt                    | here it is --prompt-file prompt.txt
 generate x -i                             | myllm write
 generate x --mirostat 2                   | --top-k, --top-p and --min-p
 generate x --ignore-eos                   | here it is --ignore-end
@@ -148,7 +148,7 @@ train t.txt --max_tokens 9                | here it is --max-new-tokens, a flag 
 train t.txt --temperature 0.5             | it is a flag of generate, write and chat, not of train
 generate x --minutes 4                    | it is a flag of train, not of generate
 generate x --max-tokens 50                | here it is --max-new-tokens 50
-generate x --output out.txt               | the text goes to standard output: > out.txt
+generate x --output out.txt               | here it is --out out.txt
 generate x --stream                       | texts always appear as they are written
 export mine -o out.gguf                   | here it is --out out.gguf
 export mine --format gguf                 | here it is --to gguf
@@ -297,7 +297,8 @@ class TestTables:
 def test_settings_of_other_programs_in_python_and_toml(name, ours, here, run):
     """Under their names here, without flags."""
     with pytest.raises(ConfigError, match=f"unknown setting '{name}': did you mean {ours}?"):
-        myllm.train("t.txt", **{name: 3})
+        unknown: dict[str, Any] = {name: 3}
+        myllm.train("t.txt", **unknown)
     Path("my.toml").write_text(f"{name} = 3\n", encoding="utf-8")
     assert_refused(run("train", "t.txt", "--config", "my.toml"), 2, name, f"did you mean {ours}?")
 

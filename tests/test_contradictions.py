@@ -125,10 +125,8 @@ def test_the_python_face_checks_the_same(place):
 def test_a_trained_model_keeps_an_attention_that_computes_the_same(place, run, monkeypatch):
     """Others that compute the same may take its place; one that does not may not."""
 
-    class Other(ATTENTIONS["flash"]):
-        is_standard = False
-
-    monkeypatch.setitem(ATTENTIONS, "other", Other)
+    other = type("Other", (ATTENTIONS["flash"],), {"is_standard": False})
+    monkeypatch.setitem(ATTENTIONS, "other", other)
     for flags in (["--resume", "story"], ["story.txt", "--from", "story", "--run", "new"]):
         refused = run("train", *flags, "--attention", "other", "--device", "cpu")
         assert_refused(refused, 2, "attention", "other")

@@ -147,6 +147,7 @@ class TestExamples:
         for name in ("novel.txt", "novel2.txt", "notes/a.txt"):
             Path(name).parent.mkdir(exist_ok=True)
             Path(name).write_text(words(6000), encoding="utf-8")
+        Path("start.txt").write_text("the king", encoding="utf-8")
         assert main(["train", "novel.txt", "--run", "mine", *TINY]) == 0
         smaller = {
             "train": TINY,
@@ -160,8 +161,7 @@ class TestExamples:
                 continue  # they name runs that are not made here
             for option in ("--minutes", "--max-steps"):  # a plan takes seconds to be made
                 example = re.sub(rf"{option} \d+", "--max-steps 7", example)
-            line = re.search(r"myllm [^)|]*", example)
-            args = shlex.split(line[0])[1:]
+            args = shlex.split(re.findall(r"myllm [^)|]*", example)[0])[1:]
             more = smaller.get(verb, []) if "--" not in args else []
             if "--resume" in args:
                 more = ["--device", "cpu"]

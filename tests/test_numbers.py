@@ -41,7 +41,7 @@ NUMBERS = [
 def arguments(verb, flag, value):
     if flag == "step":  # of inspect-batch: by its place
         return ["inspect-batch", "story", "--", value] if value else None
-    return [verb, *USUAL[verb], f"--{flag}={value}"]
+    return [verb, *USUAL.get(verb, []), f"--{flag}={value}"]
 
 
 @pytest.mark.parametrize("verb, flag", NUMBERS, ids=lambda value: value)

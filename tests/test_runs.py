@@ -348,7 +348,8 @@ class TestNames:
     def test_the_nearest_name_is_proposed(self, many, run, args):
         """Of many runs, some are listed, and how many there are besides."""
         found = run(*args, "stori")
-        assert_refused(found, 2, "did you mean story?", "and 22 more")
+        assert_refused(found, 2, "did you mean story?")
+        assert_refused(run(*args, "quite other"), 2, "and 22 more")
 
     @pytest.mark.parametrize("verb", ["generate", "evaluate", "export"])
     def test_which_checkpoint(self, place, run, verb):
@@ -382,3 +383,11 @@ def test_deleting_needs_the_run(place):
     gone.delete()
     with pytest.raises(InputError, match="no run 'story'"):
         myllm.load("story")
+
+
+@pytest.mark.parametrize("where", ["checkpoints/story", "checkpoints/story/step-000003"])
+def test_no_run_gets_into_another(place, run, where):
+    """Nor into a checkpoint of it, which would be damaged by that."""
+    before = hashes("checkpoints")
+    assert_refused(run("train", "story.txt", *TINY, "--runs-dir", where), 2, where, "name another")
+    assert hashes("checkpoints") == before

@@ -155,7 +155,7 @@ class TestRun:
 
     @pytest.mark.parametrize("verb", ["generate", "evaluate", "benchmark"])
     def test_other_verbs_take_it(self, place, run, verb, monkeypatch):
-        used = []
+        used: list[int] = []
         monkeypatch.setattr(torch, "set_num_threads", used.append)
         more = {
             "generate": ["a", "--max-new-tokens", "1"],

@@ -141,7 +141,7 @@ class TestSeveral:
         for name, seed in (("a", 3), ("b", 4)):
             Path(f"{name}.txt").write_text(words(2000, seed=seed))
         lines = run("evaluate", "a.txt", "b.txt").out.splitlines()
-        assert [line.split(":")[0] for line in lines] == ["a.txt", "b.txt", "all 2"]
+        assert [line.split(":")[0] for line in lines] == ["a.txt", "b.txt", "all 2 texts"]
         assert len(run("evaluate", "a.txt").out.splitlines()) == 1
         parts = [myllm.load("story").evaluate(name) for name in ("a.txt", "b.txt")]
         both = Evaluation.together(parts)

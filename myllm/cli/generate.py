@@ -34,7 +34,7 @@ class GenerateOptions(Computing):
 
     EXAMPLES: ClassVar[tuple[str, ...]] = (
         "myllm generate Once upon a time",
-        "myllm generate --prompt-file start.txt --num-samples 5 --out texts.txt",
+        "myllm generate --prompt-file start.txt --out new.txt",
         'myllm generate --sample-seed 1 -- "- begins with -"',
     )
 

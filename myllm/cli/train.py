@@ -30,9 +30,7 @@ class TrainOptions:
 
     settings: dict[str, Any] = given(RunConfig)
     run: str | None = None  # the run's name (None: after the text)
-    resume: str | None = alone(
-        True
-    )  # continue a run (alone: the newest; auto: this command's own)
+    resume: str | None = alone(True)  # continue a run (alone: the newest; auto: this command's)
     config: str | None = None  # a TOML file of settings; a flag wins over it
     runs_dir: str = "checkpoints"  # the folder of runs
     quiet: bool = False  # print the result only
@@ -47,7 +45,6 @@ def train(options: TrainOptions) -> None:
     from myllm.train.request import resumed_name
 
     options = replace(options, resume=resumed_name(options.resume, Path(options.runs_dir)))
-
     settings = dict(options.settings)
     texts = settings.pop("paths", ())
     asked: dict[str, Any] = dict(

@@ -88,6 +88,7 @@ class RunFolder:
             DiskFullError: the disk is full.
         """
         check_run_name(name)
+        check_runs_dir(runs_dir)
         make_folders(runs_dir)
         path, number = runs_dir / name, 1
         while path.exists():
@@ -196,6 +197,14 @@ class RunFolder:
             write_file(self.path / METRICS, files.get(METRICS, b""))
             if TOKENIZER in files:
                 write_file(self.path / TOKENIZER, files[TOKENIZER])
+
+
+def check_runs_dir(runs_dir: Path) -> None:
+    """Raises `InputError` if new runs would get into a run, or a checkpoint, that is there."""
+    for path in (runs_dir, runs_dir.parent):
+        if is_run(path) or _is_checkpoint(path):
+            kind = "checkpoint" if _is_checkpoint(path) else "run"
+            raise InputError(f"runs_dir {runs_dir}: {path} is a {kind}; name another folder")
 
 
 def find_run(runs_dir: Path, name: str | None = None) -> RunFolder:

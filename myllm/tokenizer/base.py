@@ -211,8 +211,9 @@ class Tokenizer(ABC):
         except (ValueError, RecursionError):
             raise InputError(f"{path} is not a tokenizer: it is not valid JSON") from None
         kind = content.get("kind") if isinstance(content, dict) else None
-        known = TOKENIZERS if kind in TOKENIZERS else TRAINED
-        found: type[Tokenizer] | None = known.get(kind) if isinstance(kind, str) else None
+        found: type[Tokenizer] | None = None
+        if isinstance(kind, str):
+            found = TOKENIZERS.get(kind) or TRAINED.get(kind)
         if found is None:
             raise InputError(f"{path} is not a tokenizer: its kind is {kind!r}")
         if not issubclass(found, cls):

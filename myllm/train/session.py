@@ -38,7 +38,7 @@ from myllm.model.gpt import GPTModel
 from myllm.presets import Resolved, begun_from, resolve, resumed_from
 from myllm.runs.beginnings import knows_beginnings
 from myllm.runs.checkpoint import CONFIG
-from myllm.runs.folder import RunFolder, find_run
+from myllm.runs.folder import RunFolder, check_runs_dir, find_run
 from myllm.runs.weights import load_weights
 from myllm.system.atomic import TEMPORARY, make_folders, write_errors
 from myllm.system.device import choose_attention, choose_device
@@ -234,6 +234,7 @@ def start(request: Request) -> Session:
 
 def _check_writable(runs_dir: Path) -> None:
     """Raises `InputError` before training rather than after it."""
+    check_runs_dir(runs_dir)
     make_folders(runs_dir)
     probe = runs_dir / f"{TEMPORARY}writable-{os.getpid()}"
     with write_errors("write", runs_dir, 1 << 16, "free some space, or name another --runs-dir"):

@@ -88,8 +88,8 @@ def overfitting(points: Sequence[Point], facts: Facts) -> Point | None:
     """The best evaluation, if since then the model has learned its text by heart; else None.
 
     That is: the last three evaluations are worse than it by more than the noise, or two plainly,
-    while the
-    loss on the training text has gone on falling, and the text has been seen more than once.
+    while the loss on the training text has gone on falling, and the text has been seen more than
+    once.
     """
     best = best_of(points)
     if best is None or facts.times_seen(points[-1].step) < 1:
