@@ -29,7 +29,8 @@ from myllm.train.sequences import sequence_length
 log = logging.getLogger(__name__)
 
 BUDGET_S = 0.6  # of measuring, and what steps of the size below add to it
-STEP_FLOPS = 1e9  # of a step that is measured: some hundredths of a second
+STEP_FLOPS = 4e9  # of a step that is measured; a quarter of that favours too few threads
+LARGE_FLOPS = 1e10  # of one that cannot be made smaller: measuring would take long
 ADVANTAGE = 1.1  # that fewer threads must have
 SHORT_RUN_S = 3.0  # a run of that length gains less than measuring takes
 SLOW_FLOPS, LEAST_STEP_S = 5e10, 1e-3  # a core's work in a second; what the smallest step takes
@@ -99,7 +100,7 @@ def fastest_threads(config: RunConfig) -> int:
     most = torch.get_num_threads()
     work, T = step_work(config), sequence_length(config.model, config.train)
     n_tokens = min(work.n_tokens, max(LEAST_TOKENS, int(STEP_FLOPS / work.per_token)))
-    is_large = n_tokens * work.per_token > 10 * STEP_FLOPS
+    is_large = n_tokens * work.per_token > LARGE_FLOPS
     if most == 1 or user_chose_threads() or is_large:
         return most
     batch_size, length = max(1, n_tokens // T), min(T, n_tokens)
