@@ -29,6 +29,7 @@ from myllm.generate.generator import TextGenerator
 from myllm.presets import Resolved, resolve
 from myllm.run import Run
 from myllm.runs.folder import all_runs, find_run
+from myllm.runs.verdict import points_of
 from myllm.system.progress import watched_by
 from myllm.system.shell import quoted
 from myllm.system.terminal import PatientStream, printable
@@ -42,7 +43,6 @@ from myllm.train.request import Request, resumed_name
 from myllm.train.requeue import AUTO, decided, tell_if_finished
 from myllm.train.session import Session
 from myllm.train.threads import threads_put_back, use_threads
-from myllm.train.verdict import points_of
 
 StrPath = str | Path
 

@@ -21,13 +21,13 @@ from rich.table import Column
 from rich.text import Text
 
 from myllm.runs.metrics import Metrics
+from myllm.runs.verdict import Facts, Point, best_of, warning
 from myllm.system.progress import Advance, watcher
 from myllm.system.terminal import printable
 from myllm.system.units import format_duration
 from myllm.system.wrapping import wrapped
 from myllm.train.eta import TimeLeft
 from myllm.train.observer import Observer
-from myllm.train.verdict import Facts, Point, best_of, warning
 
 log = logging.getLogger(__name__)
 

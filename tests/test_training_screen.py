@@ -17,9 +17,9 @@ from rich.console import Console
 import myllm
 from myllm.display import TrainingDisplay
 from myllm.runs.metrics import Metrics
+from myllm.runs.verdict import Facts
 from myllm.system.progress import stage, watched_by
 from myllm.system.wrapping import wrapped
-from myllm.train.verdict import Facts
 
 pytestmark = pytest.mark.usefixtures("quiet_terminal")
 WIDTHS = (60, 80, 120)

@@ -6,9 +6,9 @@ import random
 import pytest
 
 from myllm.config import RunConfig, with_values
+from myllm.runs.verdict import Facts, Point, best_of, points_of, verdict, warning
 from myllm.train.early_stop import with_patience
 from myllm.train.eta import TimeLeft
-from myllm.train.verdict import Facts, Point, best_of, points_of, verdict, warning
 
 FACTS = Facts(
     n_train_tokens=20_000, n_val_tokens=2_000, tokens_per_step=2_000, max_steps=600,

@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from myllm.data.held_out import first_line, xz_bits_per_byte
+from myllm.runs.verdict import Facts, Verdict, points_of, verdict
 from myllm.train.session import Session
-from myllm.train.verdict import Facts, Verdict, points_of, verdict
 
 
 @dataclass(frozen=True)

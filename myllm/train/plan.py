@@ -9,11 +9,11 @@ import math
 
 import torch
 
+from myllm.runs.verdict import Facts
 from myllm.system.units import short_bytes
 from myllm.train.memory import estimate_checkpoint_bytes
 from myllm.train.outcome import facts_of
 from myllm.train.session import Session
-from myllm.train.verdict import Facts
 
 INDENT = 8  # columns before what a line tells
 LITTLE = 0.1  # of the text: a run that sees less has hardly begun
