@@ -200,6 +200,7 @@ class TestPythonDocs:
         assert "module textwrap" in whole
         assert "class OrderedDict" in whole
 
+    @pytest.mark.slow
     def test_is_the_same_each_time(self, path, tmp_path):
         """Another extraction gives the same bytes."""
         assert python_docs(tmp_path).read_bytes() == path.read_bytes()

@@ -137,9 +137,20 @@ class TestGGUF:
     @pytest.mark.parametrize(
         "quantization, within",
         [
-            ("f32", 1e-5), ("f16", 1e-3), ("bf16", 1e-2), ("q8_0", 1e-2), ("q5_1", 0.05),
-            ("q5_0", 0.05), ("q4_1", 0.1), ("q4_0", 0.1),
-        ],  # fmt: skip
+            ("f32", 1e-5),
+            *(
+                pytest.param(*row, marks=pytest.mark.slow)
+                for row in [
+                    ("f16", 1e-3),
+                    ("bf16", 1e-2),
+                    ("q8_0", 1e-2),
+                    ("q5_1", 0.05),
+                    ("q5_0", 0.05),
+                    ("q4_1", 0.1),
+                    ("q4_0", 0.1),
+                ]
+            ),
+        ],
     )
     @pytest.mark.parametrize("kind", ["bpe", "char"])
     def test_perplexity_of_a_page(self, tmp_path, trained, kind, quantization, within):

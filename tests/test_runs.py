@@ -391,3 +391,10 @@ def test_no_run_gets_into_another(place, run, where):
     before = hashes("checkpoints")
     assert_refused(run("train", "story.txt", *TINY, "--runs-dir", where), 2, where, "name another")
     assert hashes("checkpoints") == before
+
+
+def test_show_tells_what_the_losses_say(place, run):
+    """And its commands have a line of the run's own text."""
+    out = run("runs", "show", "story").out
+    beginning = RunFolder("checkpoints/story").checkpoints.metadata()["beginning"]
+    assert "\nverdict " in out and f"myllm generate '{beginning}'" in out

@@ -3,6 +3,7 @@ several side by side, their curves. No torch: these answer at once."""
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,9 +120,10 @@ def show(options: ShowOptions) -> None:
     if summary.facts:
         flags, name = run_flags(run.name, options.runs_dir), quoted(run.name)
         where = runs_dir_flag(options.runs_dir)
+        beginning = summary.facts.get("beginning", "Once upon a time")
         say(
             "try",
-            f'  myllm generate "Once upon a time" {flags}',
+            f"  myllm generate {quoted(str(beginning))} {flags}",
             f"  myllm evaluate {'' if summary.text else 'TEXT '}{flags}",
             f"  myllm export {name}{where} --to gguf",
             f"  myllm train FILE --from {name}{where}",
@@ -154,11 +156,34 @@ def _described(run: RunFolder, s: Summary) -> list[str]:
             f"best         validation loss {s.val_loss:.4f} nats per token{bits}, at step "
             f"{s.best_step:,}"
         )
+    if (said := _verdict(run, s)) is not None:
+        lines.append(f"verdict      {said}")
     if s.elapsed_s is not None:
         lines.append(
             f"took         {format_duration(s.elapsed_s)} on {facts.get('device', 'cpu')}"
         )
     return lines
+
+
+def _verdict(run: RunFolder, s: Summary) -> str | None:
+    """What its losses say, where its checkpoints tell of its text; of a run that has not done all
+    its steps only that it has learned the text by heart, as it may go on."""
+    from myllm.runs.verdict import Facts, points_of, verdict
+
+    train = run.config.train
+    n_train, n_val = s.facts.get("n_train_tokens"), s.facts.get("n_val_tokens")
+    if type(n_train) is not int or type(n_val) is not int:
+        return None
+    length = train.sequence_length or run.config.model.context_length
+    facts = Facts(
+        n_train,
+        n_val,
+        tokens_per_step=length * train.batch_size * train.accumulation_steps,
+        max_steps=train.max_steps,
+        unigram_loss=s.facts.get("unigram_loss", math.inf),
+    )
+    found = verdict(points_of(run.metrics()), facts)
+    return found.sentence if s.is_finished or found.kind == "overfitted" else None
 
 
 def _counted(n: int, noun: str) -> str:

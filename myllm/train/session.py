@@ -28,7 +28,7 @@ from myllm.config import (
 )
 from myllm.data.corpora import download_corpus, python_docs
 from myllm.data.dataset import TextDataset
-from myllm.data.held_out import unigram_loss
+from myllm.data.held_out import first_line, unigram_loss
 from myllm.data.prepare import prepare
 from myllm.data.sources import text_name
 from myllm.data.token_file import TokenFile
@@ -323,6 +323,7 @@ def _provenance(token_file: TokenFile, model: GPTModel, begun: RunFolder | None)
             "n_train_tokens": token_file.n_train_tokens,
             "n_val_tokens": token_file.n_val_tokens,
             "unigram_loss": unigram_loss(token_file),
+            "beginning": first_line(token_file),
             "knows_beginnings": token_file.n_documents > 1
             or (begun is not None and knows_beginnings(begun)),
         },
