@@ -152,7 +152,7 @@ class TestGGUF:
             ),
         ],
     )
-    @pytest.mark.parametrize("kind", ["bpe", "char"])
+    @pytest.mark.parametrize("kind", [pytest.param("bpe", marks=pytest.mark.slow), "char"])
     def test_perplexity_of_a_page(self, tmp_path, trained, kind, quantization, within):
         """Of a model that was really trained, over its whole context."""
         run = trained[kind]

@@ -214,6 +214,7 @@ class TestBegun:
             assert train.sequence_length <= min(1024, max(8, n_train // 2))
             assert train.max_steps >= LEAST_STEPS
 
+    @pytest.mark.slow
     def test_a_slow_model_takes_shorter_sequences(self, machine):
         """Rather than some steps of long ones."""
         shape = dict(d_model=768, n_layers=16, context_length=4096)

@@ -1,6 +1,6 @@
 """Any command line ends soon, in a known exit code and one line, and leaves whole runs only.
 
-The quick form tries 2,000 that chance has made, the slow one 20,000 (`command_lines.py`). Those in
+The quick form tries 500 that chance has made, the slow one 20,000 (`command_lines.py`). Those in
 which the process itself is odd (another user, closed descriptors) run in processes of their own.
 """
 

@@ -48,7 +48,14 @@ def wait_for(condition, process: subprocess.Popen, limit_s: float = 180.0) -> No
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize(
+    "number",
+    [
+        signal.SIGTERM,
+        pytest.param(signal.SIGINT, marks=pytest.mark.slow),
+        pytest.param(signal.SIGHUP, marks=pytest.mark.slow),
+    ],
+)
 def test_training_ends_saved(here, start, number):
     process = start(*TRAIN)
     wait_for(lambda: Path("checkpoints/r/step-000040").exists(), process)

@@ -70,6 +70,7 @@ def test_training_goes_on_without_its_log(place):
     assert Path("checkpoints/new/step-000006/manifest.json").is_file()
 
 
+@pytest.mark.slow
 def test_files_do_not_become_the_output(place):
     """The first file that is opened would be number 1, and what is printed would go into it."""
     check(("verify",), ">&-", 0)
