@@ -149,8 +149,8 @@ def spend(hour: Hour, text: str, flags: str) -> None:
     hour.run("myllm runs")
     hour.run("myllm runs compare second " + Path(text).stem)
     hour.run("myllm runs show second")
-    hour.run("myllm runs delete second --yes")
     hour.run_told()
+    hour.run("myllm runs delete second --yes")
     hour.run("myllm runs")
 
 

@@ -254,7 +254,7 @@ class TestWriter:
         room.respond("x")
         assert room.text == "xa\x1b[2J\rb"  # the text itself is what the model wrote
         shown = capsys.readouterr().out
-        assert shown == ("a\ufffd[2J\ufffdb\n" if terminal else "a\x1b[2J\rb\n")
+        assert shown == ("a␛[2J␍b\n" if terminal else "a\x1b[2J\rb\n")
 
     def test_probs(self, room):
         said, _ = self.say(room, "/probs")

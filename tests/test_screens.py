@@ -53,10 +53,10 @@ class TestScreen:
 
     @pytest.mark.parametrize("pieces", [["a\rb"], ["a\r", "b"], ["a\r", "", "b"]])
     def test_a_lone_carriage_return_can_be_seen(self, pieces):
-        assert shown(*pieces) == "a�b\n"
+        assert shown(*pieces) == "a␍b\n"
 
     def test_a_carriage_return_at_the_end_can_be_seen(self):
-        assert shown("a\r") == "a�\n" and shown("a\r", "\r", "\n", end=False) == "a�\n"
+        assert shown("a\r") == "a␍\n" and shown("a\r", "\r", "\n", end=False) == "a␍\n"
 
     def test_files_get_what_was_written(self):
         stream = io.StringIO()
@@ -135,4 +135,4 @@ class TestScreens:
         args = ["--run", "nasty", "--tokenizer", "char", *TINY, "--max-steps", "1"]
         assert run("train", "nasty.txt", *args).code == 0
         out = run("inspect-batch", "nasty", "0").out
-        assert not OBEYED & set(out) and "�" in out
+        assert not OBEYED & set(out) and "␛" in out

@@ -19,6 +19,9 @@ LATEST = 3  # so many evaluations must agree, or those that there are since the 
 PLAIN_RISE = 0.12  # of the best loss: so much is no noise, and two are enough
 FEW_TOKENS = 100  # held out: with fewer, a loss is known to some tenths of a nat only
 HARDLY = 0.97  # of the loss of guessing by frequency: above it next to nothing was learned
+# so much of the training loss is left, where the other has not fallen any more: the text is being
+# learned by heart, however small the rise still is
+BY_HEART, SLIGHT_RISE = 0.5, 0.015
 LAST_PART, STILL_FALLING = 0.3, 0.01  # of the run; of the loss
 
 
@@ -89,7 +92,7 @@ def overfitting(points: Sequence[Point], facts: Facts) -> Point | None:
 
     That is: the last three evaluations are worse than it by more than the noise, or two plainly,
     while the loss on the training text has gone on falling, and the text has been seen more than
-    once.
+    once. Where that loss has fallen far, three that rise slightly are enough.
     """
     best = best_of(points)
     if best is None or facts.times_seen(points[-1].step) < 1:
@@ -102,7 +105,13 @@ def overfitting(points: Sequence[Point], facts: Facts) -> Point | None:
     noise, plain = _noise(points, facts, best), PLAIN_RISE * best.val_loss
     by_noise = len(later) > 1 and all(p.val_loss > best.val_loss + noise for p in later[-LATEST:])
     plainly = all(p.val_loss > best.val_loss + plain for p in later[-2:])
-    return best if by_noise or plainly else None
+    slight = best.val_loss + max(SLIGHT_RISE * best.val_loss, _token_noise(facts))
+    by_heart = (
+        len(later) >= LATEST
+        and later[-1].train_loss < BY_HEART * best.train_loss
+        and slight < later[-3].val_loss < later[-2].val_loss < later[-1].val_loss
+    )
+    return best if by_noise or plainly or by_heart else None
 
 
 def warning(points: Sequence[Point], facts: Facts) -> str | None:
@@ -168,8 +177,12 @@ def _noise(points: Sequence[Point], facts: Facts, best: Point) -> float:
     sigma = math.sqrt(variance + (LEAST_NOISE * best.val_loss) ** 2)
     return max(
         min(SIGMAS * sigma, MOST_NOISE * best.val_loss),
-        TOKEN_NOISE / math.sqrt(max(1, facts.n_val_tokens)),
+        _token_noise(facts),
     )
+
+
+def _token_noise(facts: Facts) -> float:
+    return TOKEN_NOISE / math.sqrt(max(1, facts.n_val_tokens))
 
 
 def _overfitted(last: Point, best: Point, facts: Facts) -> str:

@@ -24,10 +24,19 @@ OBEYED = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202
 def printable(text: str) -> str:
     """`text` without what a terminal would obey: it can neither move the cursor nor hide text.
 
+    A control character is shown by its symbol, what has none by a dot.
+
     >>> printable("a\\r\\nb\\x1b[2J")
-    'a\\nb�[2J'
+    'a\\nb␛[2J'
     """
-    return OBEYED.sub("\N{REPLACEMENT CHARACTER}", text.replace("\r\n", "\n"))
+    return OBEYED.sub(_symbol, text.replace("\r\n", "\n"))
+
+
+def _symbol(obeyed: re.Match[str]) -> str:
+    code = ord(obeyed[0])
+    if code < 0x20:
+        return chr(0x2400 + code)
+    return "\N{SYMBOL FOR DELETE}" if code == 0x7F else "\N{MIDDLE DOT}"
 
 
 def one_line(text: object) -> str:
