@@ -44,13 +44,13 @@ def export(options: ExportOptions) -> None:
         _print_comparison(run, made.compared)
     elif made.missing is not None:
         package = made.missing
-        print(f"not read back and compared: that takes {package} (pip install {package})")
+        say(f"not read back and compared: that takes {package} (pip install {package})")
 
 
 def _print_comparison(run: Run, found: Comparison) -> None:
-    from myllm.system.terminal import printable
+    from myllm.system.terminal import printable, say
 
-    print(
+    say(
         f"read back with {found.reader}: normalised logits differ by {found.difference:.1e} at "
         f"most (the largest is {found.scale:.1f}); {len(found.ours)} tokens written greedily are "
         + ("the same" if found.ours == found.theirs else "not the same")

@@ -33,6 +33,7 @@ TABLE = (
     Column("size", rank=7, is_number=True),
     Column("saved", rank=3, is_number=True),
 )
+INDENT = 13  # columns before what `runs show` tells
 NONE = "-"  # in a cell: nothing is known
 
 
@@ -113,9 +114,10 @@ def show(options: ShowOptions) -> None:
     summary = summary_of(run)
     say(f"{run.name}, in {run.path}: {short_bytes(summary.n_bytes)}")
     if summary.damage:
-        say(f"damaged      {summary.damage}; myllm verify {quoted(str(run.path))} says more")
+        told = f"{summary.damage}; myllm verify {quoted(str(run.path))} says more"
+        say(f"damaged      {told}", indent=INDENT)
     if summary.max_steps is not None:
-        say(*_described(run, summary))
+        say(*_described(run, summary), indent=INDENT)
     say(*_checkpoints(run, summary))
     if summary.facts:
         flags, name = run_flags(run.name, options.runs_dir), quoted(run.name)

@@ -16,6 +16,9 @@ MEMINFO = Path("/proc/meminfo")
 THREADS = "OMP_NUM_THREADS"
 # how threads wait: as every OpenMP knows it; for GCC's, which PyTorch has on Linux; for LLVM's
 WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+# that GCC's threads turn before they sleep: none cost 10 % more alone, 10,000 twice as much beside
+# a busy process (docs/benchmarks.md)
+ROUNDS = "1000"
 _set_here: dict[str, str] = {}  # variables of the environment
 
 
@@ -32,7 +35,7 @@ def available_cores() -> int:
 
 def use_available_cores() -> None:
     """Lets PyTorch, which must not be imported yet, start no more threads than there are cores,
-    and wait for each other without keeping them busy.
+    and hardly keep them busy while they wait for each other.
 
     With more, they wait for each other at every operation. By default they turn in circles while
     they wait; where another program runs beside, that takes away the very core that they wait
@@ -43,6 +46,7 @@ def use_available_cores() -> None:
         os.environ[THREADS] = _set_here[THREADS] = str(cores)
     if not any(name in os.environ for name in WAITING):
         os.environ["OMP_WAIT_POLICY"] = "passive"
+        os.environ["GOMP_SPINCOUNT"] = ROUNDS
 
 
 def user_chose_threads() -> bool:

@@ -44,13 +44,18 @@ def one_line(text: object) -> str:
     return re.sub(r"\s*\n\s*", " ", printable(str(text)))
 
 
-def say(*lines: object) -> None:
+def say(*lines: object, indent: int = 0) -> None:
     """Prints lines, in which there may be names that others have chosen; on a terminal none is
-    wider than that, but for those that begin with blanks, to be copied."""
+    wider than that, but for those that begin with blanks, to be copied.
+
+    Args:
+        lines: what to print.
+        indent: columns that the rest of a broken line is moved by.
+    """
     width = terminal_width(sys.stdout)
     for line in lines:
         parts = printable(str(line)).split("\n")
-        print("\n".join(wrapped(part, width) for part in parts))
+        print("\n".join(wrapped(part, width, indent) for part in parts))
 
 
 class Screen:
