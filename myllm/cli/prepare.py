@@ -43,7 +43,8 @@ def prepare(options: PrepareOptions) -> None:
     )
     say(
         f"{made.folder}: {made.n_characters:,} characters, {made.n_tokens:,} tokens, "
-        f"{made.n_documents:,} document{'s' * (made.n_documents != 1)}, vocabulary {made.tokenizer.vocab_size:,}",
+        f"{made.n_documents:,} document{'s' * (made.n_documents != 1)}, "
+        f"vocabulary {made.tokenizer.vocab_size:,}",
         f"train on it with: myllm train {quoted(made.folder)}",
     )
 
