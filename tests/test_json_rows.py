@@ -185,7 +185,7 @@ class TestTextField:
         write("corpus/a.txt", words(1000))
         write("corpus/package.json", json.dumps({"name": "x", "version": 1}))
         result = run("prepare", "corpus")
-        assert "1 documents" in result.out
+        assert "1 document," in result.out
         assert "file without texts 1 (package.json, fields name, version)" in result.err
         assert_refused(run("prepare", "corpus", "--on-bad-file", "stop"), 2, "package.json")
 

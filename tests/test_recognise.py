@@ -85,7 +85,7 @@ class TestFormats:
             result = run("prepare", f"corpus/{name}", f"--{flag}", "latin-1")
             assert_refused(result, 2, "it is binary" if "null" in result.err else kind)
         result = run("prepare", "corpus", "--fallback-encoding", "latin-1")
-        assert "1 documents" in result.out
+        assert "1 document," in result.out
         assert f"{kind} 1 ({name})" in result.err
 
     @pytest.mark.parametrize("start", "BM MZ ID3 PAR1 GIF89a GGUF OTTO RIFF BZh".split())
@@ -173,7 +173,7 @@ class TestSeparators:
     def test_are_announced_and_split_where_the_user_says_so(self, folder, run):
         write("a.txt", self.TEXT)
         result = run("prepare", "a.txt")
-        assert "1 documents" in result.out and len(result.lines) == 1
+        assert "1 document," in result.out and len(result.lines) == 1
         assert "<|endoftext|> 27 (a.txt, …); --separator '<|endoftext|>'" in result.err
         flags = shlex.split(re.findall(r"--separator '[^']+'", result.err)[0])
         result = run("prepare", "a.txt", *flags)
