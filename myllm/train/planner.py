@@ -39,9 +39,9 @@ from myllm.errors import ConfigError
 from myllm.presets import GIVEN, Resolved
 from myllm.system.device import choose_device, choose_dtype
 from myllm.train.benchmark import measure_peak_flops
-from myllm.train.compile import compiling_pays
 from myllm.train.epochs import step_tokens
 from myllm.train.heads import matching_heads
+from myllm.train.kernels import compiling_pays
 from myllm.train.memory import check_memory, fitting_batch, lacking_memory
 from myllm.train.pace import Pace, measure_pace, step_work
 from myllm.train.sequences import sequence_length

@@ -29,8 +29,8 @@ from myllm.system.device import (
 )
 from myllm.system.progress import stage
 from myllm.system.signals import Deferred
-from myllm.train.compile import checked_device, compile_blocks, compiling_pays, uncompiled
 from myllm.train.evaluate import Evaluation, Validation
+from myllm.train.kernels import checked_device, compile_blocks, compiling_pays, uncompiled
 from myllm.train.loss import LossFunction, language_loss
 from myllm.train.observer import Observer, Observers, TensorBoard
 from myllm.train.optim import load_optimizer_tensors, optimizer_tensors

@@ -8,8 +8,8 @@ import torch
 from myllm.data.dataset import Batch
 from myllm.errors import ConfigError
 from myllm.system.device import choose_attention
-from myllm.train import compile
-from myllm.train.compile import checked_device, compiling_pays
+from myllm.train import kernels
+from myllm.train.kernels import checked_device, compiling_pays
 
 CPU, MPS = torch.device("cpu"), torch.device("mps")
 TOKENS = torch.arange(32).view(2, 16)
@@ -43,7 +43,7 @@ class TestCheckedDevice:
                             self.ln_final.weight.mul_(3)
                     return self
 
-            monkeypatch.setattr(compile.copy, "deepcopy", lambda model: model)
+            monkeypatch.setattr(kernels.copy, "deepcopy", lambda model: model)
             monkeypatch.setattr(torch.Tensor, "to", lambda self, *args, **kwargs: self)
             small_model.__class__ = Elsewhere
 
