@@ -7,11 +7,10 @@ from myllm.model.gpt import (
     FlashAttention,
     GPTModel,
     MultiHeadAttention,
-    Role,
     SwiGLU,
     TransformerBlock,
-    parameter_roles,
 )
+from myllm.model.roles import Role, parameter_roles
 
 __all__ = [
     "ATTENTIONS",

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from enum import StrEnum
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +19,8 @@ from myllm.errors import ConfigError
 from myllm.kinds import ATTENTIONS, FEED_FORWARDS, NORMS
 from myllm.model.cache import Cache, Positions, check_context
 from myllm.model.dropout import Dropout
+from myllm.model.head import Head
+from myllm.model.roles import Role
 
 INIT_STD = 0.02  # GPT-2's; of embeddings and of linear layers that do not end a residual branch
 QUERY_BLOCK = 64  # queries that `MultiHeadAttention` takes at a time
@@ -27,30 +28,10 @@ QUERY_BLOCK = 64  # queries that `MultiHeadAttention` takes at a time
 Angles = tuple[Tensor, Tensor]
 
 
-class Role(StrEnum):
-    """What a parameter is for: who trains it, and how, follows from it.
-
-    The module that owns a parameter says it in its attribute `role`. Without one, a matrix is
-    hidden. Biases and norms are vectors, whatever the module, unless it is an adapter.
-    """
-
-    EMBEDDING = "embedding"
-    HIDDEN = "hidden"
-    HEAD = "head"
-    VECTOR = "vector"
-    ADAPTER = "adapter"
-
-
 class Embedding(nn.Embedding):
     """A table with a row of its own for each token or position."""
 
     role = Role.EMBEDDING
-
-
-class Head(nn.Linear):
-    """The linear layer that gives the logits."""
-
-    role = Role.HEAD
 
 
 class LayerNorm(nn.LayerNorm):
@@ -381,16 +362,6 @@ class GPTModel(nn.Module):
             looked_up += self.position_embedding.weight.numel()
         width = self.config.n_heads * self.config.head_size
         return 6 * (self.count_parameters() - looked_up) + 12 * self.config.n_layers * T * width
-
-
-def parameter_roles(model: nn.Module) -> dict[str, Role]:
-    """The role of each parameter by its name in `named_parameters`; a tied one's first role."""
-    said: dict[nn.Parameter, Role] = {}
-    for module in model.modules():
-        role = getattr(module, "role", Role.HIDDEN)
-        for p in module.parameters(recurse=False):
-            said.setdefault(p, role if p.ndim > 1 or role is Role.ADAPTER else Role.VECTOR)
-    return {name: said[p] for name, p in model.named_parameters()}
 
 
 def init_linear(linear: nn.Linear, std: float) -> None:

@@ -13,7 +13,7 @@ from torch.optim.adamw import adamw
 
 from myllm.config import TrainConfig
 from myllm.kinds import OPTIMIZERS
-from myllm.model.gpt import Role, parameter_roles
+from myllm.model.roles import Role, parameter_roles
 from myllm.system.device import cpu_multiplies_bfloat16
 from myllm.system.torch_adapter import add_each_, lerp_each, lerp_each_, scale_each_
 
