@@ -91,7 +91,7 @@ class TestLanguageLoss:
         expected.backward()
         wanted = [p.grad.clone() for p in small_model.parameters()]
         small_model.zero_grad()
-        monkeypatch.setattr("myllm.train.loss.LOGITS_AT_ONCE", at_once)
+        monkeypatch.setattr("myllm.model.head.LOGITS_AT_ONCE", at_once)
         nats, n_targets = language_loss(small_model, batch)
         nats.backward()
         assert n_targets == sum(UNEQUAL)
@@ -107,7 +107,7 @@ class TestAccumulation:
     @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
     @pytest.mark.parametrize("counts", [None, UNEQUAL], ids=["unmasked", "masked"])
     def test_is_invisible(self, learn, monkeypatch, optimizer, counts, at_once):
-        monkeypatch.setattr("myllm.train.loss.LOGITS_AT_ONCE", at_once)
+        monkeypatch.setattr("myllm.model.head.LOGITS_AT_ONCE", at_once)
         batch = make_batch(counts)
         whole, gradients, weights = learn(batch, 1, optimizer)
         assert max(g.abs().max().item() for g in gradients.values()) > 1e-2
