@@ -1,0 +1,334 @@
+"""Room: modules of a model → the same functions of numba's loops, forward and backward, on a CPU.
+
+Each class below computes what the class of the model it stands in for computes; the products stay
+PyTorch's. What is between two products is one pass over memory instead of several.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+
+from myllm.kernels import loops
+from myllm.kernels.plain import Kernels
+from myllm.model import gpt
+from myllm.model.cache import Cache
+from myllm.model.dropout import Dropout, dropout_seed
+from myllm.model.head import LOGITS_AT_ONCE, Head
+
+KINDS = {torch.float32: torch.float32, torch.bfloat16: torch.int16}  # as numba sees them
+NOTHING, NO_ANGLES = torch.empty(0), torch.empty(0, 0)
+
+
+def arrays(*tensors: Tensor) -> list[np.ndarray]:
+    """The same memory as numba takes it."""
+    return [t.detach().view(KINDS.get(t.dtype, t.dtype)).numpy() for t in tensors]
+
+
+class Norm(Function):
+    """(rows, C) → (rows, C) of `dtype`."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, w: Tensor, b: Tensor | None, eps: float, centred: bool,
+        dtype: torch.dtype,
+    ) -> Tensor:  # fmt: skip
+        y, mr = x.new_empty(x.shape, dtype=dtype), x.new_empty(len(x), 2, dtype=torch.float32)
+        bias = torch.zeros_like(w) if b is None else b
+        rows, weight, shift, out, kept = arrays(x, w, bias, y, mr)
+        loops.norm(torch.get_num_threads(), rows, weight, shift, np.float32(eps), centred, out, kept)
+        ctx.save_for_backward(x, w, mr)
+        ctx.centred, ctx.has_bias = centred, b is not None
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> Any:
+        x, w, mr = ctx.saved_tensors
+        n = torch.get_num_threads()
+        dx, shares = torch.empty_like(x), torch.zeros(2, n, len(w))
+        rows, weight, kept, slope, out, dw, db = arrays(x, w, mr, dy.contiguous(), dx, *shares)
+        loops.norm_back(n, rows, weight, kept, slope, ctx.centred, out, dw, db)
+        sums = shares.sum(1)
+        return dx, sums[0], sums[1] if ctx.has_bias else None, None, None, None
+
+
+class ToHeads(Function):
+    """(B, T, H · D) → (B, H, T, D), normalised with `w`, `b` and turned, each if there is one."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, w: Tensor | None, b: Tensor | None, eps: float, centred: bool,
+        cos: Tensor, sin: Tensor, D: int,
+    ) -> Tensor:  # fmt: skip
+        B, T, C = x.shape
+        y, mr = x.new_empty(B, C // D, T, D), torch.empty(B * T, C // D, 2)
+        weight = NOTHING if w is None else w
+        bias = torch.zeros_like(weight) if b is None else b
+        inputs = arrays(x.reshape(B * T, C), weight, bias)
+        loops.heads(
+            torch.get_num_threads(), *inputs, np.float32(eps), centred, *arrays(cos, sin, y, mr)
+        )  # fmt: skip
+        ctx.save_for_backward(x if w is not None else NOTHING, weight, mr, cos, sin)
+        ctx.shape, ctx.centred, ctx.has_bias = x.shape, centred, b is not None
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> Any:
+        x, w, mr, cos, sin = ctx.saved_tensors
+        n, (B, T, C) = torch.get_num_threads(), ctx.shape
+        dx, shares = dy.new_empty(B * T, C), torch.zeros(2, n, max(1, len(w)))
+        rows = x.reshape(-1, C) if len(w) else dy.new_empty(0, C)
+        before = arrays(rows, w, mr, dy.contiguous())
+        loops.heads_back(n, *before, ctx.centred, *arrays(cos, sin, dx, *shares))
+        sums = shares.sum(1)
+        dw, db = sums[0] if len(w) else None, sums[1] if ctx.has_bias else None
+        return dx.view(B, T, C), dw, db, None, None, None, None, None
+
+
+class Attend(Function):
+    """softmax(q kᵀ / √D) v, causal: (B, H, T, D), (B, K, T, D) twice → (B, H, T, D)."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, q: Tensor, k: Tensor, v: Tensor, n_dropped: int, seeds: Tensor
+    ) -> Tensor:
+        (B, H, T, D), K = q.shape, k.shape[1]
+        ctx.shape, ctx.dropout = (B, H, T, D), (gpt.QUERY_BLOCK, seeds.numpy(), n_dropped)
+        ctx.scale = np.float32(D**-0.5)
+        q, k, v = q.view(B * K, -1, D), k.view(B * K, T, D), v.view(B * K, T, D)
+        p = torch.bmm(q, k.mT)  # (B · K, H / K · T, T)
+        kept = torch.empty_like(p) if n_dropped else p[:0]
+        weights, left = arrays(p.view(-1, T), kept.view(-1, T))
+        loops.attend(torch.get_num_threads(), weights, T, ctx.scale, *ctx.dropout, left)
+        ctx.save_for_backward(q, k, v, p, kept)
+        return torch.bmm(kept if n_dropped else p, v).view(B, H, T, D)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> Any:
+        q, k, v, p, kept = ctx.saved_tensors
+        B, H, T, D = ctx.shape
+        dy = dy.reshape(len(q), -1, D)
+        ds = torch.bmm(dy, v.mT)
+        dv = torch.bmm((kept if len(kept) else p).mT, dy)
+        weights, by_score = arrays(p.view(-1, T), ds.view(-1, T))
+        loops.attend_back(torch.get_num_threads(), weights, T, ctx.scale, *ctx.dropout, by_score)
+        dq, dk = torch.bmm(ds, k), torch.bmm(ds.mT, q)
+        return dq.view(B, H, T, D), dk.view(B, -1, T, D), dv.view(B, -1, T, D), None, None
+
+
+class Gated(Function):
+    """silu(g) · x."""
+
+    @staticmethod
+    def forward(ctx: Any, g: Tensor, x: Tensor) -> Tensor:
+        y = torch.empty_like(x)
+        loops.swiglu(torch.get_num_threads(), *arrays(g.view(-1), x.view(-1), y.view(-1)))
+        ctx.save_for_backward(g, x)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> Any:
+        g, x = ctx.saved_tensors
+        dg, dx = torch.empty_like(g), torch.empty_like(x)
+        flat = [t.reshape(-1) for t in (g, x, dy, dg, dx)]
+        loops.swiglu_back(torch.get_num_threads(), *arrays(*flat))
+        return dg, dx
+
+
+class Gelu(Function):
+    """GELU in the form with tanh."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        y = torch.empty_like(x)
+        loops.gelu(torch.get_num_threads(), *arrays(x.view(-1), y.view(-1)))
+        ctx.save_for_backward(x)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> Any:
+        (x,) = ctx.saved_tensors
+        dx = torch.empty_like(x)
+        loops.gelu_back(torch.get_num_threads(), *arrays(x.view(-1), dy.reshape(-1), dx.view(-1)))
+        return dx
+
+
+class Dropped(Function):
+    """Dropout of (rows, C)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, n_dropped: int, seed: Tensor) -> Tensor:
+        ctx.dropout = np.int32(seed.item()), n_dropped
+        return Dropped.scaled(x, *ctx.dropout)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> Any:
+        return Dropped.scaled(dy.contiguous(), *ctx.dropout), None, None
+
+    @staticmethod
+    def scaled(x: Tensor, seed: np.int32, n_dropped: int) -> Tensor:
+        y = torch.empty_like(x)
+        rows, out = arrays(x, y)
+        loops.scale_kept(torch.get_num_threads(), rows, seed, n_dropped, out)
+        return y
+
+
+class Surprise(Function):
+    """Features (n, C), head (V, C) and labels (n,) → nats. The gradient is computed forward, while
+    the logits are at hand, and only scaled backward."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, w: Tensor, labels: Tensor, wanted: bool) -> Tensor:
+        weight = w.to(x.dtype)
+        nats = torch.empty(len(labels))
+        dx, dw = (torch.empty_like(x), torch.zeros_like(weight)) if wanted else (x, weight)
+        rows = max(1, LOGITS_AT_ONCE // len(w))
+        for i in range(0, len(labels), rows):
+            part = slice(i, i + rows)
+            logits = x[part] @ weight.T  # (rows, V)
+            loops.surprise(torch.get_num_threads(), *arrays(logits, labels[part], nats[part]))
+            if wanted:
+                torch.mm(logits, weight, out=dx[part])
+                dw.addmm_(logits.T, x[part])
+        ctx.save_for_backward(dx, dw)
+        ctx.dtype = w.dtype
+        return nats.sum()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, scale: Tensor) -> Any:
+        dx, dw = ctx.saved_tensors
+        return dx * scale, (dw * scale).to(ctx.dtype), None, None
+
+
+# ----------------------------------------------------------------- in place of
+
+
+def product_dtype(x: Tensor) -> torch.dtype:
+    """What the products after `x` are computed in."""
+    if torch.is_autocast_enabled("cpu"):
+        return torch.get_autocast_dtype("cpu")
+    return x.dtype
+
+
+class FusedRMSNorm(gpt.RMSNorm):
+    def forward(self, x: Tensor) -> Tensor:
+        rows = x.reshape(-1, x.shape[-1])
+        y: Tensor = Norm.apply(rows, self.weight, None, self.eps, False, product_dtype(x))
+        return y.view(x.shape)
+
+
+class FusedLayerNorm(gpt.LayerNorm):
+    def forward(self, x: Tensor) -> Tensor:
+        rows = x.reshape(-1, x.shape[-1])
+        y: Tensor = Norm.apply(rows, self.weight, self.bias, self.eps, True, product_dtype(x))
+        return y.view(x.shape)
+
+
+class FusedAttention(gpt.MultiHeadAttention):
+    def forward(
+        self, x: Tensor, angles: gpt.Angles | None = None, cache: Cache | None = None
+    ) -> Tensor:
+        if cache is not None:
+            return super().forward(x, angles, cache)
+        B, T, _ = x.shape
+        cos, sin = (part[0] for part in angles) if angles is not None else (NO_ANGLES, NO_ANGLES)
+        q = self._to_heads(self.W_q(x), self.q_norm, cos, sin)  # (B, H, T, D)
+        k = self._to_heads(self.W_k(x), self.k_norm, cos, sin)  # (B, K, T, D)
+        v = self._to_heads(self.W_v(x), None, NO_ANGLES, NO_ANGLES)
+        n_dropped = self.dropout.n_dropped if self.training else 0
+        blocks = range(0, T, gpt.QUERY_BLOCK) if n_dropped else ()
+        seeds = torch.tensor([dropout_seed() for _ in blocks], dtype=torch.int32)
+        y: Tensor = Attend.apply(q, k, v, n_dropped, seeds)
+        x = self.W_o(y.transpose(1, 2).reshape(B, T, -1))  # (B, T, C)
+        return x
+
+    def _to_heads(self, x: Tensor, norm: nn.Module | None, cos: Tensor, sin: Tensor) -> Tensor:
+        w, b = getattr(norm, "weight", None), getattr(norm, "bias", None)
+        centred = isinstance(norm, gpt.LayerNorm)
+        eps = getattr(norm, "eps", 0.0)
+        y: Tensor = ToHeads.apply(x, w, b, eps, centred, cos, sin, self.head_size)
+        return y
+
+
+class FusedSwiGLU(gpt.SwiGLU):
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.linear2(Gated.apply(self.gate(x), self.linear1(x)))
+        return x
+
+
+class FusedGELU(nn.GELU):
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = Gelu.apply(x)
+        return y
+
+
+class FusedDropout(Dropout):
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or not self.rate:
+            return x
+        y: Tensor = Dropped.apply(x.reshape(-1, x.shape[-1]), self.n_dropped, dropout_seed())
+        return y.view(x.shape)
+
+
+class FusedHead(Head):
+    def nats(self, features: Tensor, labels: Tensor) -> Tensor:
+        wanted = torch.is_grad_enabled()
+        x = features.to(product_dtype(features))
+        y: Tensor = Surprise.apply(x, self.weight, labels, wanted)
+        return y
+
+
+STAND_INS: dict[type[nn.Module], type[nn.Module]] = {
+    gpt.RMSNorm: FusedRMSNorm,
+    gpt.LayerNorm: FusedLayerNorm,
+    gpt.MultiHeadAttention: FusedAttention,
+    gpt.FlashAttention: FusedAttention,
+    gpt.SwiGLU: FusedSwiGLU,
+    nn.GELU: FusedGELU,
+    Dropout: FusedDropout,
+    Head: FusedHead,
+}
+
+
+NORMS = (gpt.RMSNorm, gpt.LayerNorm)
+
+
+class NumbaKernels(Kernels):
+    """Puts stand-ins in the place of modules of exactly the classes that they know: a variant of
+    one's own is computed as it is written."""
+
+    works_on = ("cpu",)
+
+    def __init__(self) -> None:
+        self._replaced: list[tuple[nn.Module, type[nn.Module]]] = []
+
+    def attach(self, model: gpt.GPTModel) -> None:
+        for module in model.modules():
+            stand_in = STAND_INS.get(type(module))
+            if stand_in is not None and _norms_are_known(module):
+                self._replaced.append((module, type(module)))
+        for module, kind in self._replaced:
+            module.__class__ = STAND_INS[kind]
+
+    def detach(self, model: gpt.GPTModel) -> None:
+        while self._replaced:
+            module, kind = self._replaced.pop()
+            module.__class__ = kind
+
+
+def _norms_are_known(module: nn.Module) -> bool:
+    """Whether those inside of a module are what the stand-in for it computes."""
+    return all(type(norm) in (*NORMS, nn.GELU, nn.Linear, Dropout) for norm in module.children())
