@@ -78,7 +78,7 @@ def _side(n_steps: int, name: str, policy: dict[str, str], n_busy: int) -> Side:
             text.write_text(_text(), encoding="utf-8")
             command = [sys.executable, "-m", "myllm", "train", str(text), "--size", "cpu"]
             command += ["--max-steps", str(n_steps), "--eval-interval", str(n_steps), "--quiet"]
-            command += ["--seed", str(seed), "--no-compile", "--device", "cpu"]
+            command += ["--seed", str(seed), "--kernels", "plain", "--device", "cpu"]
             command += ["--runs-dir", folder, "--data-dir", f"{folder}/data", *flags]
             environment = {n: v for n, v in os.environ.items() if n not in WAITING} | policy
             start = time.perf_counter()

@@ -65,7 +65,7 @@ def _trainer(folder: Path, n_steps: int) -> Trainer:
         config.train.batch_size,
     )  # fmt: skip
     run = RunFolder.create(folder, "run", config, token_file.tokenizer)
-    return Trainer(GPTModel(shape), data, config=replace(config.train, compile=False), run=run)
+    return Trainer(GPTModel(shape), data, config=replace(config.train, kernels="plain"), run=run)
 
 
 def _segment(trainer: Trainer, n_steps: int, with_save: bool) -> tuple[float, float]:

@@ -27,7 +27,7 @@ from myllm.system.atomic import disk
 
 TINY = (
     "--d-model 16 --n-layers 1 --n-heads 2 --context-length 16 --vocab-size 300 --batch-size 2 "
-    "--dtype float32 --device cpu --no-compile --dropout 0.1"
+    "--dtype float32 --device cpu --kernels plain --dropout 0.1"
 ).split()
 OPERATIONS = ("write", "make_folder", "sync", "rename", "remove")
 

@@ -50,13 +50,14 @@ def main() -> None:
     parser.add_argument("--recipe", choices=RECIPES, default="cpu")
     parser.add_argument("--steps", type=int, help="steps of each run, instead of the recipe's")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--kernels", help="ours (the fastest here)")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     recipe = RECIPES[options.recipe]
     if options.steps:
         recipe = Recipe(**{**vars(recipe), "steps": options.steps})
     if options.worker:
-        print(json.dumps(_step_seconds(options.text, recipe, options.device)))
+        print(json.dumps(_step_seconds(options.text, recipe, options.device, options.kernels)))
         return
     sides: dict[str, Side] = {"MyLLM": _ours(options)}
     if options.nanogpt:
@@ -86,6 +87,8 @@ def _ours(options: argparse.Namespace) -> Side:
     command += ["--recipe", options.recipe, "--device", options.device]
     if options.steps:
         command += ["--steps", str(options.steps)]
+    if options.kernels:
+        command += ["--kernels", options.kernels]
 
     def run(seed: int) -> Result:
         done = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -94,7 +97,9 @@ def _ours(options: argparse.Namespace) -> Side:
     return run
 
 
-def _step_seconds(text: Path, recipe: Recipe, device: str) -> list[tuple[float, float]]:
+def _step_seconds(
+    text: Path, recipe: Recipe, device: str, kernels: str | None
+) -> list[tuple[float, float]]:
     """Seconds and loss of each step of our Trainer."""
     import numpy as np
     import torch
@@ -117,7 +122,7 @@ def _step_seconds(text: Path, recipe: Recipe, device: str) -> list[tuple[float, 
                 context_length=recipe.context_length, batch_size=recipe.batch_size,
                 dropout=recipe.dropout, bias=False, max_steps=recipe.steps, device=device,
                 vocab_size=recipe.vocab_size or made.tokenizer.vocab_size,
-                attention=choose_attention(torch.device(device)), compile=True,
+                attention=choose_attention(torch.device(device)), kernels=kernels,
             ),
         )  # fmt: skip
         steps: list[tuple[float, float]] = []

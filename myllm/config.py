@@ -200,7 +200,7 @@ class TrainConfig:
     on_nonfinite: str = "stop"  # a loss of NaN or infinity: stop, rollback (and skip the batch)
     on_disk_full: str = "stop"  # no room for a checkpoint: stop, wait (until there is)
     dtype: str | None = None  # of products while training (None: what is fastest here)
-    compile: bool | None = None  # torch.compile the blocks (None: where the run is long enough)
+    kernels: str | None = None  # what computes the model (None: what is fastest here)
     activation_checkpointing: bool = False  # far less memory, a third more time
     device: str | None = None  # cpu, cuda, cuda:1, mps (None: the best one here)
     threads: int | None = None  # of the CPU (None: as many as are fastest here and now)
@@ -367,7 +367,10 @@ def from_toml(path: Path) -> RunConfig:
         InputError, ConfigError: the file cannot be read or its values cannot work.
     """
     nones = {n: None for n, (_, kind) in SETTINGS.items() if type(None) in typing.get_args(kind)}
-    return with_values(RunConfig(), {**nones, **read_toml(path)}).validate()
+    values = read_toml(path)
+    if "compile" in values:  # as it was called before there were other kernels
+        values["kernels"] = "compiled" if values.pop("compile") else "plain"
+    return with_values(RunConfig(), {**nones, **values}).validate()
 
 
 def _converted(name: str, value: Any, kind: Any) -> Any:

@@ -81,8 +81,8 @@ _FLAGS: tuple[tuple[str, ...], ...] = (
     ("fp16 half amp", "--dtype float16"),
     ("fp32 no-amp", "--dtype float32"),
     ("precision torch-dtype mixed-precision", "--dtype {}"),
-    ("torch-compile", "--compile"),
-    ("no-torch-compile", "--no-compile"),
+    ("compile torch-compile", "--kernels compiled"),
+    ("no-compile no-torch-compile enforce-eager eager", "--kernels plain"),
     ("lora lora-r lora-rank lora-alpha lora-dropout use-lora peft use-peft qlora load-in-4bit "
      "load-in-8bit lora-target-modules", "there is no LoRA here: --from RUN trains all weights"),
     ("deepspeed fsdp nproc-per-node ddp local-rank num-gpus devices n-gpus world-size "

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from myllm.config import GPTConfig
     from myllm.formats import Format
+    from myllm.kernels.plain import Kernels
     from myllm.model.gpt import FeedForward, MultiHeadAttention
     from myllm.tokenizer.base import Tokenizer
 
@@ -110,6 +111,11 @@ SCHEDULES: Kinds[Callable[[float], float]] = Kinds("schedule", {
     "one_cycle": ("myllm.train.schedules:one_cycle", "up, then down"),
     "wsd": ("myllm.train.schedules:wsd", "stable, then falls"),
 })  # fmt: skip
+KERNELS: Kinds[type[Kernels]] = Kinds("kernels", {
+    "plain": ("myllm.kernels.plain:Kernels", "PyTorch, as the model is written"),
+    "numba": ("myllm.kernels.fused:NumbaKernels", "fused, on CPUs"),
+    "compiled": ("myllm.kernels.compiled:CompiledKernels", "torch.compile"),
+})  # fmt: skip
 FORMATS: Kinds[Format] = Kinds("format", {
     "hf": ("myllm.formats:HUGGING_FACE", "transformers, vLLM"),
     "gguf": ("myllm.formats:GGUF", "llama.cpp, Ollama, LM Studio"),
@@ -124,5 +130,6 @@ TABLES: dict[str, Kinds[Any]] = {
     "feed_forward": FEED_FORWARDS,
     "optimizer": OPTIMIZERS,
     "schedule": SCHEDULES,
+    "kernels": KERNELS,
     "to": FORMATS,
 }

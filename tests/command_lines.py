@@ -39,7 +39,7 @@ PATHS = (
 )  # fmt: skip
 TINY = (
     "--d-model 8 --n-layers 1 --n-heads 2 --context-length 8 --batch-size 1 --max-steps 1 "
-    "--dtype float32 --device cpu --no-compile"
+    "--dtype float32 --device cpu --kernels plain"
 ).split()
 SHORT = {
     "train": TINY,
@@ -49,7 +49,7 @@ SHORT = {
     "benchmark": "--d-model 8 --n-layers 1 --n-heads 2 --context-length 8 --iterations 1".split(),
 }
 # what loads a compiler, or another program's library; what lets a run be deleted that others need
-LEFT_OUT = ("compile", "verify", "yes")
+LEFT_OUT = ("kernels", "verify", "yes")
 SURROUNDINGS = (
     *["plain"] * 16, "no home", "no stdout", "no stderr", "no stdin", "full stdout",
     "reader left", "disk full", "disk fails", "small files", "narrow", "ascii",

@@ -40,8 +40,8 @@ train t.txt --out_dir=out-shakespeare     | here it is --run out-shakespeare
 train t.txt --out_dir runs/mine           | here it is --run mine --runs-dir runs
 train --dataset=t.txt                     | it goes without a flag: myllm train t.txt
 train --dataset=shakespeare_char          | it goes without a flag: myllm train
-train t.txt --compile=False               | here it is --no-compile
-train t.txt --compile False               | here it is --no-compile
+train t.txt --compile=False               | here it is --kernels plain
+train t.txt --compile False               | here it is --kernels plain
 train t.txt --always_save_checkpoint=True | --keep N keeps more
 train t.txt --wandb_log=True              | --tensorboard writes events
 train t.txt --wandb_run_name=mini         | here it is --run mini

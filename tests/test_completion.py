@@ -56,7 +56,7 @@ class TestBash:
 
     def test_flags_of_the_verb(self):
         assert self.complete("train", "--max-s") == ["--max-steps"]
-        assert self.complete("train", "novel.txt", "--seed", "1", "--no-com") == ["--no-compile"]
+        assert self.complete("train", "novel.txt", "--seed", "1", "--no-bi") == ["--no-bias"]
         assert self.complete("generate", "--max") == ["--max-new-tokens"]
         assert "--help-all" in self.complete("train", "--")
 

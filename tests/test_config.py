@@ -134,7 +134,7 @@ class TestToml:
         config = with_values(
             default_config("gpt2"),
             dict(paths=['a "b"\n.txt', "小说/", "c:\\d"], n_kv_heads=2, learning_rate=1.5e-7,
-                 compile=False, device="cpu", patience=None, eval_interval=17),
+                 kernels="plain", device="cpu", patience=None, eval_interval=17),
         )  # fmt: skip
         path = tmp_path / "config.toml"
         path.write_text(to_toml(config), encoding="utf-8", newline="\n")

@@ -10,7 +10,7 @@ from myllm.errors import ConfigError
 from myllm.kinds import ATTENTIONS
 
 pytestmark = pytest.mark.usefixtures("quiet_terminal")
-FEW = ["--max-steps", "1", "--batch-size", "2", "--no-compile", "--device", "cpu"]
+FEW = ["--max-steps", "1", "--batch-size", "2", "--kernels", "plain", "--device", "cpu"]
 
 
 @pytest.mark.parametrize(

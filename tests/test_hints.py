@@ -70,7 +70,7 @@ class TestHints:
         generate, train = hints(made.out)
         assert run(*generate, "--max-new-tokens", "2").code == 0
         train = ["my text's.txt" if word == "FILE" else word for word in train]
-        assert run(*train, "--max-steps", "1", "--batch-size", "1", "--no-compile").code == 0
+        assert run(*train, "--max-steps", "1", "--batch-size", "1", "--kernels", "plain").code == 0
 
     def test_of_prepared_texts(self, odd, run):
         made = run("prepare", "my text's.txt", "--out=-my tokens/a b")
@@ -158,7 +158,7 @@ class TestHints:
         args = ["--resume", "my (1st) run", "--runs-dir", "old runs"]
         found = run("train", "new text.txt", *args)
         assert found.code == 2
-        works(run, found.err, "--max-steps", "1", "--batch-size", "1", "--no-compile")
+        works(run, found.err, "--max-steps", "1", "--batch-size", "1", "--kernels", "plain")
 
     def test_of_an_option_that_was_meant_as_text(self, odd, run):
         """The line names --, and with it the text is one."""

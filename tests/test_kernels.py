@@ -9,18 +9,11 @@ from myllm.data.dataset import Batch
 from myllm.errors import ConfigError
 from myllm.system.device import choose_attention
 from myllm.train import kernels
-from myllm.train.kernels import checked_device, compiling_pays
+from myllm.train.kernels import checked_device
 
 CPU, MPS = torch.device("cpu"), torch.device("mps")
 TOKENS = torch.arange(32).view(2, 16)
 BATCH = Batch(TOKENS, TOKENS, torch.ones_like(TOKENS, dtype=torch.bool))
-
-
-def test_long_runs_are_compiled_short_ones_not():
-    assert not compiling_pays(CPU, 1e12)
-    assert compiling_pays(CPU, 1e15)
-    assert not compiling_pays(torch.device("cuda"), 1e15)
-    assert not compiling_pays(MPS, 1e20)
 
 
 def test_the_kind_of_attention_follows_the_device():

@@ -20,7 +20,7 @@ VALUES = [
 ]  # fmt: skip
 SMALL = "--d-model 8 --n-heads 2 --n-layers 1 --context-length 8 --batch-size 1".split()
 USUAL = {
-    "train": ["story.txt", *TINY, *SMALL, "--max-steps", "1", "--no-compile"],
+    "train": ["story.txt", *TINY, *SMALL, "--max-steps", "1", "--kernels", "plain"],
     "prepare": ["story.txt"],
     "generate": ["the", "--max-new-tokens", "2"],
     "write": ["--max-new-tokens", "2"],

@@ -14,11 +14,10 @@ from myllm.presets import resolve
 
 
 class TestArguments:
-    @pytest.mark.parametrize("switch, value", [("--compile", True), ("--no-compile", False)])
-    def test_switch_with_a_third_state(self, switch, value):
-        """--compile and --no-compile are switches; without them the program chooses."""
-        assert parsed(switch).train.compile is value
-        assert parsed().train.compile is None
+    @pytest.mark.parametrize("switch, value", [("--bias", True), ("--no-bias", False)])
+    def test_switch(self, switch, value):
+        """Each switch has its opposite."""
+        assert parsed(switch).model.bias is value
 
     def test_every_flag_of_the_issue_is_there(self):
         """The flags that were promised exist under their names."""
@@ -70,11 +69,11 @@ class TestArguments:
             (["--d-model", "1.5"], r"d-model.*1\.5"),
             (["--learning-rate", "fast"], r"learning-rate.*fast"),
             (["--d-model"], r"d-model"),
-            (["--compile=maybe"], r"--compile=maybe: .*--no-compile"),
+            (["--bias=maybe"], r"--bias=maybe: .*--no-bias"),
             (["--d-model", "1.5"], r"--d-model 1\.5: must be a whole number"),
             (["--n-kv-heads", "x"], r"--n-kv-heads x: must be a whole number or None"),
-            (["--compile", "False"], r"--compile False: .* here it is --no-compile"),
-            (["--compile=true"], r"--compile=true: .* here it is --compile"),
+            (["--bias", "False"], r"--bias False: .* here it is --no-bias"),
+            (["--bias=true"], r"--bias=true: .* here it is --bias"),
             (["--max-steps", "1,000"], r"--max-steps 1,000: must be a whole number, such as 1000"),
             (["--max-steps", "2k"], r"such as 2000"),
             (["--dropout", "10%"], r"--dropout 10%: must be a number, such as 0\.1"),

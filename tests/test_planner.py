@@ -133,7 +133,7 @@ class TestPlan:
     def test_every_text_and_time(self, machine, n_train):
         """A valid plan that ends in time; a short text ends it earlier, after some steps."""
         for minutes in (0.1, 1.0, 60.0, 600.0):
-            config = self.fitted(minutes=minutes, n_train=n_train, compile=False)
+            config = self.fitted(minutes=minutes, n_train=n_train, kernels="plain")
             train, T = config.train, config.model.context_length
             work = pace.step_work(config)
             assert LEAST_STEPS <= train.max_steps and T <= max(8, n_train // 2)

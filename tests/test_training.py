@@ -242,7 +242,7 @@ class TestTrainer:
         assert {p.dtype for p in trainer.model.parameters()} == {torch.float32}
 
     def test_compile_falls_back_in_one_line(self, tokens, model_config, monkeypatch, caplog):
-        config = dataclasses.replace(CONFIG, compile=True)
+        config = dataclasses.replace(CONFIG, kernels="compiled")
         eager = build(tokens, model_config)
         eager.train()
         trainer = build(tokens, model_config, config)
@@ -252,7 +252,7 @@ class TestTrainer:
 
         monkeypatch.setattr("myllm.model.TransformerBlock.compile", fail)
         trainer.train()
-        assert "not compiled: RuntimeError (no compiler here)" in caplog.text
+        assert "slower: RuntimeError (no compiler here)" in caplog.text
         assert weights_hash(trainer.model) == weights_hash(eager.model)
 
     @pytest.mark.slow
@@ -260,18 +260,18 @@ class TestTrainer:
     def test_compiled_trains_alike(self, tokens, model_config, dtype, tolerance):
         """Also with dropout, whose draws are the same compiled and not."""
         losses = []
-        for wanted in (False, True):
-            config = dataclasses.replace(CONFIG, compile=wanted, dtype=dtype)
+        for kernels in ("plain", "compiled"):
+            config = dataclasses.replace(CONFIG, kernels=kernels, dtype=dtype)
             trainer = build(tokens, model_config, config, dropout=0.2, attention="manual")
             losses.append(trainer.train().best_loss)
             compiled = [is_compiled(b) for b in trainer.model.blocks]
-            assert compiled == [wanted, wanted]
+            assert compiled == 2 * [kernels == "compiled"]
         assert losses[1] == pytest.approx(losses[0], rel=tolerance)
 
     @pytest.mark.slow
     def test_compiled_repeats_and_resumes_exactly(self, tokens, model_config, new_run):
         """Law 3 on the fast path: compiled, bfloat16, dropout."""
-        config = dataclasses.replace(CONFIG, compile=True, dtype="bfloat16")
+        config = dataclasses.replace(CONFIG, kernels="compiled", dtype="bfloat16")
         hashes: list[str] = []
         for stop in (None, None, 5):
             run = new_run(f"run-{stop}-{len(hashes)}")

@@ -99,6 +99,8 @@ def _hint(verbs: Verbs, verb: str, text: str, value: str | None) -> str | None:
 
 def _from_elsewhere(verbs: Verbs, verb: str, name: str, value: str | None) -> str | None:
     """What there is for another program's flag."""
+    if (value or "").lower() in NO and f"no-{name}" in foreign.FLAGS:
+        name, value = f"no-{name}", None
     flags = flags_of(verbs[verb].options)
     rows = _rows(verb, name)
     for text in rows:

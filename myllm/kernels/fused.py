@@ -10,20 +10,30 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from myllm.kernels import loops
 from myllm.kernels.plain import Kernels
+from myllm.kernels.surprise import nats_of
 from myllm.model import gpt
 from myllm.model.cache import Cache
-from myllm.model.dropout import Dropout, dropout_seed
+from myllm.model.dropout import Dropout
 from myllm.model.head import LOGITS_AT_ONCE, Head
 
 KINDS = {torch.float32: torch.float32, torch.bfloat16: torch.int16}  # as numba sees them
 NOTHING, NO_ANGLES = torch.empty(0), torch.empty(0, 0)
+
+
+def dropout_seeds(n: int) -> Tensor:
+    """Seeds of what dropout draws, int32 (n,), from PyTorch's generator."""
+    return torch.randint(2**31 - 1, (n,), dtype=torch.int32)
+
+
+def n_dropped(dropout: Dropout) -> int:
+    """How many features of 256 it drops at present."""
+    return round(dropout.rate * 256) if dropout.training else 0
 
 
 def arrays(*tensors: Tensor) -> list[np.ndarray]:
@@ -42,7 +52,9 @@ class Norm(Function):
         y, mr = x.new_empty(x.shape, dtype=dtype), x.new_empty(len(x), 2, dtype=torch.float32)
         bias = torch.zeros_like(w) if b is None else b
         rows, weight, shift, out, kept = arrays(x, w, bias, y, mr)
-        loops.norm(torch.get_num_threads(), rows, weight, shift, np.float32(eps), centred, out, kept)
+        loops.norm(
+            torch.get_num_threads(), rows, weight, shift, np.float32(eps), centred, out, kept
+        )
         ctx.save_for_backward(x, w, mr)
         ctx.centred, ctx.has_bias = centred, b is not None
         return y
@@ -97,11 +109,9 @@ class Attend(Function):
     """softmax(q kᵀ / √D) v, causal: (B, H, T, D), (B, K, T, D) twice → (B, H, T, D)."""
 
     @staticmethod
-    def forward(
-        ctx: Any, q: Tensor, k: Tensor, v: Tensor, n_dropped: int, seeds: Tensor
-    ) -> Tensor:
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, n_dropped: int) -> Tensor:
         (B, H, T, D), K = q.shape, k.shape[1]
-        ctx.shape, ctx.dropout = (B, H, T, D), (gpt.QUERY_BLOCK, seeds.numpy(), n_dropped)
+        ctx.shape, ctx.dropout = (B, H, T, D), (np.int32(dropout_seeds(1).item()), n_dropped)
         ctx.scale = np.float32(D**-0.5)
         q, k, v = q.view(B * K, -1, D), k.view(B * K, T, D), v.view(B * K, T, D)
         p = torch.bmm(q, k.mT)  # (B · K, H / K · T, T)
@@ -122,7 +132,7 @@ class Attend(Function):
         weights, by_score = arrays(p.view(-1, T), ds.view(-1, T))
         loops.attend_back(torch.get_num_threads(), weights, T, ctx.scale, *ctx.dropout, by_score)
         dq, dk = torch.bmm(ds, k), torch.bmm(ds.mT, q)
-        return dq.view(B, H, T, D), dk.view(B, -1, T, D), dv.view(B, -1, T, D), None, None
+        return dq.view(B, H, T, D), dk.view(B, -1, T, D), dv.view(B, -1, T, D), None
 
 
 class Gated(Function):
@@ -168,14 +178,14 @@ class Dropped(Function):
     """Dropout of (rows, C)."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, n_dropped: int, seed: Tensor) -> Tensor:
-        ctx.dropout = np.int32(seed.item()), n_dropped
+    def forward(ctx: Any, x: Tensor, n_dropped: int) -> Tensor:
+        ctx.dropout = np.int32(dropout_seeds(1).item()), n_dropped
         return Dropped.scaled(x, *ctx.dropout)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> Any:
-        return Dropped.scaled(dy.contiguous(), *ctx.dropout), None, None
+        return Dropped.scaled(dy.contiguous(), *ctx.dropout), None
 
     @staticmethod
     def scaled(x: Tensor, seed: np.int32, n_dropped: int) -> Tensor:
@@ -185,32 +195,11 @@ class Dropped(Function):
         return y
 
 
-class Surprise(Function):
-    """Features (n, C), head (V, C) and labels (n,) → nats. The gradient is computed forward, while
-    the logits are at hand, and only scaled backward."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, w: Tensor, labels: Tensor, wanted: bool) -> Tensor:
-        weight = w.to(x.dtype)
-        nats = torch.empty(len(labels))
-        dx, dw = (torch.empty_like(x), torch.zeros_like(weight)) if wanted else (x, weight)
-        rows = max(1, LOGITS_AT_ONCE // len(w))
-        for i in range(0, len(labels), rows):
-            part = slice(i, i + rows)
-            logits = x[part] @ weight.T  # (rows, V)
-            loops.surprise(torch.get_num_threads(), *arrays(logits, labels[part], nats[part]))
-            if wanted:
-                torch.mm(logits, weight, out=dx[part])
-                dw.addmm_(logits.T, x[part])
-        ctx.save_for_backward(dx, dw)
-        ctx.dtype = w.dtype
-        return nats.sum()
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, scale: Tensor) -> Any:
-        dx, dw = ctx.saved_tensors
-        return dx * scale, (dw * scale).to(ctx.dtype), None, None
+def surprises(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """As `Surprises` says; in place."""
+    nats = torch.empty(len(labels))
+    loops.surprise(torch.get_num_threads(), *arrays(logits, labels, nats))
+    return nats, logits
 
 
 # ----------------------------------------------------------------- in place of
@@ -248,10 +237,7 @@ class FusedAttention(gpt.MultiHeadAttention):
         q = self._to_heads(self.W_q(x), self.q_norm, cos, sin)  # (B, H, T, D)
         k = self._to_heads(self.W_k(x), self.k_norm, cos, sin)  # (B, K, T, D)
         v = self._to_heads(self.W_v(x), None, NO_ANGLES, NO_ANGLES)
-        n_dropped = self.dropout.n_dropped if self.training else 0
-        blocks = range(0, T, gpt.QUERY_BLOCK) if n_dropped else ()
-        seeds = torch.tensor([dropout_seed() for _ in blocks], dtype=torch.int32)
-        y: Tensor = Attend.apply(q, k, v, n_dropped, seeds)
+        y: Tensor = Attend.apply(q, k, v, n_dropped(self.dropout))
         x = self.W_o(y.transpose(1, 2).reshape(B, T, -1))  # (B, T, C)
         return x
 
@@ -277,18 +263,16 @@ class FusedGELU(nn.GELU):
 
 class FusedDropout(Dropout):
     def forward(self, x: Tensor) -> Tensor:
-        if not self.training or not self.rate:
+        if not n_dropped(self):
             return x
-        y: Tensor = Dropped.apply(x.reshape(-1, x.shape[-1]), self.n_dropped, dropout_seed())
+        y: Tensor = Dropped.apply(x.reshape(-1, x.shape[-1]), n_dropped(self))
         return y.view(x.shape)
 
 
 class FusedHead(Head):
     def nats(self, features: Tensor, labels: Tensor) -> Tensor:
-        wanted = torch.is_grad_enabled()
         x = features.to(product_dtype(features))
-        y: Tensor = Surprise.apply(x, self.weight, labels, wanted)
-        return y
+        return nats_of(x, self.weight, labels, surprises, LOGITS_AT_ONCE)
 
 
 STAND_INS: dict[type[nn.Module], type[nn.Module]] = {
@@ -311,6 +295,9 @@ class NumbaKernels(Kernels):
     one's own is computed as it is written."""
 
     works_on = ("cpu",)
+    drops_alike = ()
+    dtypes = (torch.float32, torch.bfloat16)
+    worth_flops = {"cpu": 1e12}  # some ten seconds: loading what is compiled takes one
 
     def __init__(self) -> None:
         self._replaced: list[tuple[nn.Module, type[nn.Module]]] = []

@@ -1,4 +1,4 @@
-"""Room: arrays → arrays, each in one pass over memory, compiled by numba. Knows nothing of PyTorch.
+"""Room: arrays → arrays, each in one pass over memory, by numba. Knows nothing of PyTorch.
 
 A function that begins with `_` does rows `lo` to `hi`, so that threads share the rows; `x` are the
 features that come in, `y` those that go out, and `dx` is the gradient of the loss by `x`.
@@ -22,7 +22,6 @@ from myllm.kernels.numbers import (
     shared,
     sigmoid,
 )
-
 
 # ----------------------------------------------------------------- norms
 # y = (x - m) r w + b, r = 1 / √(mean((x - m)²) + ε); RMSNorm: m = 0, LayerNorm: m = mean(x)
@@ -64,7 +63,9 @@ def _norm_row_back(
 
 
 @body
-def _norm(x: Any, w: Any, b: Any, eps: Any, centred: Any, y: Any, mr: Any, lo: int, hi: int) -> None:
+def _norm(
+    x: Any, w: Any, b: Any, eps: Any, centred: Any, y: Any, mr: Any, lo: int, hi: int
+) -> None:
     for i in range(lo, hi):
         mr[i, 0], mr[i, 1] = _norm_row(x[i], w, b, eps, centred, y[i])
 
@@ -179,20 +180,8 @@ def heads_back(
 
 
 @body
-def _dropout_row(row: int, T: int, block: int, seeds: Any, dropped: Any, y: Any) -> None:
-    """The factors of query row % T, whose block of queries has a seed of its own."""
-    i = row % T
-    start = i // block * block
-    end = min(start + block, T)
-    first = (row // T * (end - start) + i - start) * ((end + 3) // 4)
-    fill_factors(first, seeds[i // block], dropped, y[:end])
-
-
-@body
-def _attend(
-    s: Any, T: int, scale: Any, block: int, seeds: Any, dropped: Any, q: Any, lo: int, hi: int
-) -> None:
-    factors = np.empty(T + block, np.float32)
+def _attend(s: Any, T: int, scale: Any, seed: Any, dropped: Any, q: Any, lo: int, hi: int) -> None:
+    factors = np.empty(T, np.float32)
     for row in range(lo, hi):
         n, x = row % T + 1, s[row]
         top = read(x[0])
@@ -207,31 +196,29 @@ def _attend(
             x[j] = as_kind_of(x[j], read(x[j]) / total)
         x[n:] = 0
         if dropped:
-            _dropout_row(row, T, block, seeds, dropped, factors)
+            fill_factors(row * ((T + 3) // 4), seed, dropped, factors)
             for j in range(n):
                 q[row, j] = as_kind_of(x[j], read(x[j]) * factors[j])
             q[row, n:] = 0
 
 
 @shared
-def attend(
-    n: int, s: Any, T: int, scale: Any, block: int, seeds: Any, dropped: Any, q: Any
-) -> None:
+def attend(n: int, s: Any, T: int, scale: Any, seed: Any, dropped: Any, q: Any) -> None:
     """s (rows, T) becomes p; q (rows, T), or of no rows where nothing is dropped."""
     for t in prange(n):
         lo, hi = t * len(s) // n, (t + 1) * len(s) // n
-        _attend(s, T, scale, block, seeds, dropped, q, lo, hi)
+        _attend(s, T, scale, seed, dropped, q, lo, hi)
 
 
 @body
 def _attend_back(
-    p: Any, T: int, scale: Any, block: int, seeds: Any, dropped: Any, ds: Any, lo: int, hi: int
+    p: Any, T: int, scale: Any, seed: Any, dropped: Any, ds: Any, lo: int, hi: int
 ) -> None:
-    factors = np.ones(T + block, np.float32)
+    factors = np.ones(T, np.float32)
     for row in range(lo, hi):
         n, g, weights = row % T + 1, ds[row], p[row]
         if dropped:
-            _dropout_row(row, T, block, seeds, dropped, factors)
+            fill_factors(row * ((T + 3) // 4), seed, dropped, factors)
         total = ZERO
         for j in range(n):
             total += read(weights[j]) * read(g[j]) * factors[j]
@@ -242,13 +229,11 @@ def _attend_back(
 
 
 @shared
-def attend_back(
-    n: int, p: Any, T: int, scale: Any, block: int, seeds: Any, dropped: Any, ds: Any
-) -> None:
+def attend_back(n: int, p: Any, T: int, scale: Any, seed: Any, dropped: Any, ds: Any) -> None:
     """ds (rows, T) is dq at first."""
     for t in prange(n):
         lo, hi = t * len(p) // n, (t + 1) * len(p) // n
-        _attend_back(p, T, scale, block, seeds, dropped, ds, lo, hi)
+        _attend_back(p, T, scale, seed, dropped, ds, lo, hi)
 
 
 # ----------------------------------------------------------------- feed-forward

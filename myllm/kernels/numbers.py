@@ -91,7 +91,8 @@ def sigmoid(x: Any) -> Any:
 
 @njit(**RULES, inline="always")
 def random_bits(word: Any, seed: Any) -> Any:
-    """32 bits for place `word`: `myllm.model.dropout.random_words`, one at a time."""
+    """32 random bits for place `word`: products and shifts that mix its number with the seed (as in
+    Chris Wellons' "Prospecting for hash functions", 2018)."""
     x = np.uint32(np.uint32(word) * np.uint32(2654435761))
     x = np.uint32((x ^ (x >> np.uint32(15))) ^ np.uint32(seed))
     x = np.uint32(x * np.uint32(2146121005))
@@ -102,7 +103,11 @@ def random_bits(word: Any, seed: Any) -> Any:
 
 @body
 def fill_factors(first_word: Any, seed: Any, dropped: Any, y: Any) -> None:
-    """What dropout multiplies a row of features with: y_j is 0, or 256 / (256 - dropped)."""
+    """What dropout multiplies a row of features with: y_j is 0, or 256 / (256 - dropped).
+
+    Decisions are a function of seed and place, so that nothing has to be kept for the backward
+    pass; a word is enough for four.
+    """
     n_words = (len(y) + 3) // 4
     kept = np.float32(256) / np.float32(256 - dropped)
     for k in range(4):  # the k-th byte of the words decides about the k-th quarter of the row

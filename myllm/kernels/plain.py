@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
+import torch
+
 from myllm.model.gpt import GPTModel
 
 
 class Kernels:
-    """Those of `--kernels plain`; the others replace what they can, and nothing else.
+    """Those of `--kernels plain`; others put something in the place of parts of a model.
 
     Attributes:
         works_on: types of devices.
-        setup_s: seconds that their first step takes more than others, roughly.
-        worth_flops: floating-point operations of a run below which they are not tried, by type
-            of device.
+        dtypes: of products.
+        worth_flops: floating-point operations, by type of device, below which a run takes longer
+            with them, as they must be made ready. A device that is not named never gains.
+        drops_alike: types of devices on which dropout draws the same as with plain ones.
+        checked_whole: whether they are compared to plain ones without dropout where it draws
+            something else; if that takes long, only the loss is compared, and roughly.
     """
 
     works_on: tuple[str, ...] = ("cpu", "cuda", "mps")
-    setup_s = 0.0
+    dtypes: tuple[torch.dtype, ...] = (torch.float32, torch.bfloat16, torch.float16)
+    worth_flops: dict[str, float] = {}
+    drops_alike: tuple[str, ...] = ("cpu", "cuda", "mps")
+    checked_whole = True
 
     def attach(self, model: GPTModel) -> None:
         """The model is computed with these from now on.
 
         Raises:
-            Exception: of any kind; the model is then to be detached.
+            Exception: of any kind, here or in the first step; the model is then to be detached.
         """
 
     def detach(self, model: GPTModel) -> None:

@@ -1,88 +1,123 @@
-"""Room: a model → the same model, faster: compiled, or on another device; checked that it computes
-the same. Knows nothing of data or the loop.
-
-Each block is compiled by itself. All have the same code, so it is compiled once, in seconds,
-however deep the model is; as one piece the model would take minutes and run no faster.
+"""Room: a model → the same model, faster: by other kernels, or on another device; checked that it
+computes the same. Knows nothing of the loop.
 """
 
 from __future__ import annotations
 
 import copy
 import logging
-import os
+import math
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from myllm.data.dataset import Batch
 from myllm.errors import ConfigError
+from myllm.kernels.plain import Kernels
+from myllm.kinds import KERNELS
+from myllm.model.dropout import Dropout
 from myllm.model.gpt import GPTModel
-from myllm.system.places import cache_folder
-from myllm.system.torch_adapter import compiler_is_loaded, undo_compile
+from myllm.system.device import synchronize
 from myllm.train.loss import mean_loss
 
 log = logging.getLogger(__name__)
 
-# What a run must cost before compiling it repays, in floating-point operations. On two CPU cores
-# compiling takes 10 to 20 s, saves a fifth, and this is 80 s; on a GPU it is the work of a minute.
-WORTH_FLOPS = {"cpu": 2e13, "cuda": 1e16}
-TOLERANCE = 0.02  # largest relative difference of loss and gradient, with bfloat16 products
+# the largest relative difference of the loss, and of the gradient as one vector
+TOLERANCES = {torch.float32: 1e-3, torch.bfloat16: 0.05, torch.float16: 0.05}
+LOOSELY = 0.2  # of the loss, where dropout draws something else
+MPS_TOLERANCE = 0.02
+REPETITIONS = 3  # of what is timed
+MEASURED_SHARE = 0.01  # of the run's operations may go into measuring
+ADVANTAGE = 1.05  # that others must have over plain ones
 
 
-def compiling_pays(device: torch.device, flops: float) -> bool:
-    """Whether a training run of so many operations is faster with compiling it first.
+class Passes(NamedTuple):
+    """What a model computes from a batch, there and back.
 
-    It follows from the run's configuration alone, not from a measurement, so that the same run is
-    done in the same way every time (law 3).
+    Attributes:
+        loss: nats per target.
+        gradient: of all parameters, one after another.
     """
-    return flops >= WORTH_FLOPS.get(device.type, float("inf"))
+
+    loss: float
+    gradient: Tensor
 
 
-def compile_blocks(
-    model: GPTModel, batch: Batch, precision: AbstractContextManager[object]
-) -> bool:
-    """Compiles the blocks in place, which keeps the weights' names.
+def use_kernels(
+    name: str, model: GPTModel, batch: Batch, dtype: torch.dtype,
+    precision: AbstractContextManager[object],
+) -> Kernels:  # fmt: skip
+    """Has the model computed by the kernels of that name, if they compute what plain ones do.
 
-    A batch is computed both ways; where they differ, or the compiler fails (it needs a C++
-    compiler on CPUs), the model stays as it is and the log says why.
+    A batch is computed both ways; where they differ, or fail (a compiler or library may be
+    missing), the model stays as it is and the log says why.
 
     Args:
-        model: in training mode.
+        name: of `KERNELS`.
+        model: in training mode, computed by plain kernels so far.
         batch: of the shape that training will have, on the model's device.
+        dtype: of products.
         precision: the mixed precision that training will have; re-enterable.
 
     Returns:
-        Whether the model is compiled.
+        Those that are in use.
     """
-    log.info("compiling the model, which takes some seconds (--no-compile leaves it out)")
-    _keep_compiled_code()
-    # on CPUs, dropout draws as it does uncompiled
-    options = {"fallback_random": batch.tokens.device.type == "cpu"}
+    if name == "plain":
+        return Kernels()
+    kernels = None
     try:
-        plain = _loss_and_norm(model, batch, precision)
-        for block in model.blocks:
-            block.compile(dynamic=False, options=options)
-        compiled = _loss_and_norm(model, batch, precision)
-        if not _close(plain, compiled):
-            raise ArithmeticError(f"loss {compiled[0]:.4f} instead of {plain[0]:.4f}")
-        return True
-    except Exception as error:  # the compiler's own errors have no common base
-        for block in model.blocks:
-            undo_compile(block)
+        kernels = KERNELS[name]()
+        if dtype not in kernels.dtypes or batch.tokens.device.type not in kernels.works_on:
+            raise ValueError(f"not for {dtype} on {batch.tokens.device.type}")
+        _check(kernels, model, batch, dtype, precision)
+        return kernels
+    except ConfigError:
+        raise
+    except Exception as error:  # compilers' own errors have no common base
+        if kernels is not None:
+            kernels.detach(model)
         reason = (str(error).strip().splitlines() or [""])[0]
-        log.warning("not compiled: %s (%s)", type(error).__name__, reason[:100])
-        return False
+        log.warning(
+            "not computed by %s kernels, but by plain ones, which are slower: %s (%s)",
+            name, type(error).__name__, reason[:100],
+        )  # fmt: skip
+        return Kernels()
 
 
-@contextmanager
-def uncompiled() -> Iterator[None]:
-    """Runs compiled models as they are written: for shapes not worth compiling for."""
-    if not compiler_is_loaded():
-        yield
-        return
-    with torch.compiler.set_stance("force_eager"):
-        yield
+def fastest_kernels(
+    model: GPTModel, batch: Batch, dtype: torch.dtype, precision: AbstractContextManager[object],
+    flops: float,
+) -> str:  # fmt: skip
+    """The name of the kernels with which a run of so many operations ends first.
+
+    On a CPU they are timed on a part of the batch, where the run is long enough to gain from
+    it. On a GPU the length of the run decides.
+
+    Args:
+        model, batch, dtype, precision: as for `use_kernels`.
+        flops: floating-point operations of the run.
+    """
+    device = batch.tokens.device
+    worth = {
+        name: KERNELS[name] for name in KERNELS
+        if flops >= KERNELS[name].worth_flops.get(device.type, math.inf)
+        and dtype in KERNELS[name].dtypes
+    }  # fmt: skip
+    if not worth or device.type != "cpu":
+        return next(iter(worth), "plain")
+    part = _part(model, batch, MEASURED_SHARE * flops)
+    seconds = {"plain": _seconds(model, part, precision) / ADVANTAGE}
+    for name in worth:
+        kernels = use_kernels(name, model, part, dtype, precision)
+        if type(kernels) is not Kernels:
+            seconds[name] = _seconds(model, part, precision)
+            kernels.detach(model)
+    log.debug("kernels, and a part of a step with them: %s", seconds)
+    return min(seconds, key=lambda name: seconds[name])
 
 
 def checked_device(
@@ -103,39 +138,86 @@ def checked_device(
     """
     if device.type != "mps":
         return device
-    expected = _loss_and_norm(model, batch, nullcontext())
+    expected = _passes(model, batch, nullcontext())
     there = copy.deepcopy(model).to(device)
-    found = _loss_and_norm(there, batch.to(device), nullcontext())
-    if _close(expected, found):
+    found = _passes(there, batch.to(device), nullcontext())
+    found = Passes(found.loss, found.gradient.to("cpu"))
+    if _difference(expected, found) <= MPS_TOLERANCE:
         return device
-    complaint = f"it computes a loss of {found[0]:.4f}, the CPU {expected[0]:.4f}"
+    complaint = f"it computes a loss of {found.loss:.4f}, the CPU {expected.loss:.4f}"
     if chosen:
         raise ConfigError(f"device {device}: {complaint}; take --device cpu or another PyTorch")
     log.warning("training on the CPU, not on %s: %s", device, complaint)
     return torch.device("cpu")
 
 
-def _loss_and_norm(
-    model: GPTModel, batch: Batch, precision: AbstractContextManager[object]
-) -> tuple[float, float]:
-    """The loss of a batch and the norm of its gradient, without dropout's influence."""
+def _check(
+    kernels: Kernels, model: GPTModel, batch: Batch, dtype: torch.dtype,
+    precision: AbstractContextManager[object],
+) -> None:  # fmt: skip
+    """Attaches kernels; raises `ArithmeticError` if they do not compute what plain ones do."""
+    alike = batch.tokens.device.type in kernels.drops_alike or not model.config.dropout_rate
+    with nullcontext() if alike or not kernels.checked_whole else _without_dropout(model):
+        plain = _passes(model, batch, precision)
+        kernels.attach(model)
+        found = _passes(model, batch, precision)
+    difference, tolerance = _difference(plain, found), TOLERANCES[dtype]
+    if not alike and not kernels.checked_whole:
+        difference, tolerance = _relative(plain.loss, found.loss), LOOSELY
+    if not difference <= tolerance:  # nor NaN
+        raise ArithmeticError(f"loss or gradient differ by {difference:.1%}")
+
+
+@contextmanager
+def _without_dropout(model: GPTModel) -> Iterator[None]:
+    layers = [module for module in model.modules() if isinstance(module, Dropout)]
+    rates = [layer.rate for layer in layers]
+    for layer in layers:
+        layer.rate = 0.0
+    try:
+        yield
+    finally:
+        for layer, rate in zip(layers, rates):
+            layer.rate = rate
+
+
+def _passes(model: GPTModel, batch: Batch, precision: AbstractContextManager[object]) -> Passes:
+    """Forward and backward, with what dropout draws from one seed."""
     torch.manual_seed(0)
     with precision:
         loss = mean_loss(model, batch)
     torch.autograd.backward(loss)
-    norm = torch.nn.utils.get_total_norm(
-        [p.grad for p in model.parameters() if p.grad is not None]
-    )
+    grads = [p.grad.float().flatten() for p in model.parameters() if p.grad is not None]
     model.zero_grad(set_to_none=True)
-    return loss.item(), norm.item()
+    return Passes(loss.item(), torch.cat(grads))
 
 
-def _close(expected: tuple[float, float], found: tuple[float, float]) -> bool:
-    return all(abs(e - f) <= TOLERANCE * abs(e) for e, f in zip(expected, found))
+def _difference(expected: Passes, found: Passes) -> float:
+    """Relative, of loss or gradient, whichever is larger; infinite where it is not a number."""
+    by_gradient = (found.gradient - expected.gradient).norm() / expected.gradient.norm()
+    difference = max(_relative(expected.loss, found.loss), by_gradient.item())
+    return difference if difference == difference else math.inf
 
 
-def _keep_compiled_code() -> None:
-    """For later runs, where there is a place for it."""
-    if "TORCHINDUCTOR_CACHE_DIR" not in os.environ:
-        if (cache := cache_folder("compiled")) is not None:
-            os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(cache)
+def _relative(expected: float, found: float) -> float:
+    return abs(found - expected) / abs(expected)
+
+
+def _part(model: GPTModel, batch: Batch, flops: float) -> Batch:
+    """As many of the sequences as can be computed again and again within so many operations."""
+    B, T = batch.tokens.shape
+    passes = 2 * (REPETITIONS + 2)
+    n = int(flops / (passes * T * model.estimate_flops_per_token(T)))
+    n = min(B, max(1, n))
+    return Batch(batch.tokens[:n], batch.targets[:n], batch.mask[:n])
+
+
+def _seconds(model: GPTModel, batch: Batch, precision: AbstractContextManager[object]) -> float:
+    """The least that forward and backward take."""
+    seconds = []
+    for _ in range(REPETITIONS):
+        start = time.perf_counter()
+        _passes(model, batch, precision)
+        synchronize(batch.tokens.device)
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)

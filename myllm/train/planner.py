@@ -36,12 +36,12 @@ import torch
 from myllm.config import RunConfig, TrainConfig, with_values
 from myllm.data.token_file import longest_sequence, n_tokens_of
 from myllm.errors import ConfigError
+from myllm.kinds import KERNELS
 from myllm.presets import GIVEN, Resolved
 from myllm.system.device import choose_device, choose_dtype
 from myllm.train.benchmark import measure_peak_flops
 from myllm.train.epochs import step_tokens
 from myllm.train.heads import matching_heads
-from myllm.train.kernels import compiling_pays
 from myllm.train.memory import check_memory, fitting_batch, lacking_memory
 from myllm.train.pace import Pace, measure_pace, step_work
 from myllm.train.sequences import sequence_length
@@ -301,7 +301,8 @@ def _evaluations(left_s: float, evaluation_s: float, is_begun: bool) -> tuple[in
 
 def _steps_that_fit(train: TrainConfig, left_s: float, pace: Pace) -> int:
     step_s = pace.step_s
-    pays = compiling_pays(choose_device(train.device), pace.flops_per_second * left_s)
-    if train.compile or (train.compile is None and pays):
+    flops, device = pace.flops_per_second * left_s, choose_device(train.device)
+    worth = KERNELS["compiled"].worth_flops.get(device.type, math.inf)
+    if train.kernels == "compiled" or (train.kernels is None and flops >= worth):
         left_s, step_s = left_s - COMPILE_SECONDS, step_s * COMPILED_SHARE
     return int(left_s / step_s)

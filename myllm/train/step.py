@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from myllm.config import TrainConfig
 from myllm.data.dataset import Batch
@@ -117,7 +117,9 @@ class TrainStep:
             self.scaler.unscale_(self.optimizer)
             limit = self.config.grad_clip or math.inf
             norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit)
-        result = StepResult(loss, n_targets, norm.item())
+            # the only wait for the device: it must not be idle while the next work is prepared
+            measured = torch.stack((loss, norm)).tolist()
+        result = StepResult(measured[0], n_targets, measured[1])
         self._check_finite(step, result)
         self.scaler.step(self.optimizer)
         self.scaler.update()
@@ -125,7 +127,7 @@ class TrainStep:
         self.model.zero_grad(set_to_none=True)
         return result
 
-    def _accumulate_gradients(self, batch: Batch, step: int) -> tuple[float, int]:
+    def _accumulate_gradients(self, batch: Batch, step: int) -> tuple[Tensor, int]:
         """Leaves the gradient of the mean over all counted targets (law 5), times the scale.
 
         Each micro-batch is divided by the number of targets of the whole batch, as sums would
@@ -133,9 +135,10 @@ class TrainStep:
         something else: then its ratio to what was counted corrects the gradient at the end.
 
         Returns:
-            The mean loss, and the number of targets that it is of.
+            The mean loss, a float32 scalar, and the number of targets that it is of.
         """
-        expected = max(1, int(batch.mask.sum()))
+        in_mask = int(batch.mask.sum())
+        expected = max(1, in_mask)
         nats = torch.zeros((), device=self.device)
         counted = torch.zeros((), dtype=torch.long, device=self.device)
         for micro_batch in batch.split(self.config.accumulation_steps):
@@ -144,7 +147,8 @@ class TrainStep:
             torch.autograd.backward(self.scaler.scale(part / expected))
             nats += part.detach()
             counted += count
-        n_targets = int(counted)
+        # what the mask tells need not be asked of the device
+        n_targets = in_mask if self.loss is language_loss else int(counted)
         if not n_targets:
             self.model.zero_grad(set_to_none=True)
             raise InputError(
@@ -155,7 +159,7 @@ class TrainStep:
             for p in self.model.parameters():
                 if p.grad is not None:
                     p.grad.mul_(expected / n_targets)
-        return (nats / n_targets).item(), n_targets
+        return nats / n_targets, n_targets
 
     def _check_finite(self, step: int, result: StepResult) -> None:
         """Raises `NonFiniteError`; with a scaler, an infinite gradient only lowers its scale."""

@@ -9,12 +9,14 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from typing import Any
 
 import numpy as np
 
 from myllm.config import TrainConfig
 from myllm.data.dataset import TextDataset, batch_number
 from myllm.errors import CheckpointError, InputError, Interrupted, NonFiniteError
+from myllm.kernels.compiled import uncompiled
 from myllm.model.gpt import GPTModel
 from myllm.runs.checkpoint import Checkpoint
 from myllm.runs.folder import RunFolder
@@ -30,7 +32,7 @@ from myllm.system.device import (
 from myllm.system.progress import stage
 from myllm.system.signals import Deferred
 from myllm.train.evaluate import Evaluation, Validation
-from myllm.train.kernels import checked_device, compile_blocks, compiling_pays, uncompiled
+from myllm.train.kernels import checked_device, fastest_kernels, use_kernels
 from myllm.train.loss import LossFunction, language_loss
 from myllm.train.observer import Observer, Observers, TensorBoard
 from myllm.train.optim import load_optimizer_tensors, optimizer_tensors
@@ -91,7 +93,6 @@ class Trainer:
         self.model = model.to(self.device)
         self.model.activation_checkpointing = config.activation_checkpointing
         self.train_data = train_data
-        self._decide_on_compiling()
         self.validation: Validation | None = None
         if val_tokens is not None:
             T = train_data.context_length
@@ -103,15 +104,6 @@ class Trainer:
         self.profiler = StepProfiler(config.profile)
         if run is not None:
             self.attach(run)
-
-    def _decide_on_compiling(self) -> None:
-        """Once: a resumed run does as it did before."""
-        config = self.config
-        if config.compile is None:
-            per_token = self.model.estimate_flops_per_token(self.train_data.context_length)
-            flops = per_token * self._tokens_per_step
-            pays = compiling_pays(self.device, flops * config.max_steps)
-            self.config = replace(config, compile=pays)
 
     def attach(self, run: RunFolder) -> None:
         """Saves into `run` from now on.
@@ -154,16 +146,28 @@ class Trainer:
         return self.state
 
     def _prepare(self) -> None:
-        if self.config.compile and self.step < self.config.max_steps:
-            batch = self.train_data.batch(self.step).split(self.config.accumulation_steps)[0]
-            precision = autocast(self.device, self.dtype)
-            with stage("compiling the model"):
-                compile_blocks(self.model.train(), batch.to(self.device), precision)
+        if self.step < self.config.max_steps:
+            self._take_up_kernels()
         if self.run is not None and self.config.on_nonfinite == "rollback":
             if not self.run.checkpoints.steps():
                 self.save()  # something to roll back to
         with uncompiled():
             self._told.on_start(self.step, self.config.max_steps)
+
+    def _take_up_kernels(self) -> None:
+        """Those of the configuration; where it names none, the fastest, which it then names: a
+        resumed run goes on as it began."""
+        batch = self.train_data.batch(self.step).split(self.config.accumulation_steps)[0]
+        batch, model = batch.to(self.device), self.model.train()
+        precision = autocast(self.device, self.dtype)
+        name = self.config.kernels
+        with stage("making kernels ready"):
+            if name is None:
+                per_token = model.estimate_flops_per_token(self.train_data.context_length)
+                flops = per_token * self._tokens_per_step * (self.config.max_steps - self.step)
+                name = fastest_kernels(model, batch, self.dtype, precision, flops)
+                self._keep(kernels=name)
+            use_kernels(name, model, batch, self.dtype, precision)
 
     def _loop(self, signals: Deferred) -> None:
         while self.step < self.config.max_steps and not self._out_of_patience():
@@ -218,16 +222,17 @@ class Trainer:
         self.run.append_metrics(event)
 
     def _keep_smaller_micro_batches(self) -> None:
-        """Notes the micro-batches that fit the memory, for resumed runs, too."""
-        self.config = self.train_step.config
+        """Those that fit the memory, for resumed runs, too."""
+        fitting = self.train_step.config
+        self._keep(batch_size=fitting.batch_size, accumulation_steps=fitting.accumulation_steps)
+
+    def _keep(self, **changes: Any) -> None:
+        """Changes the configuration, also that of the run folder."""
+        self.config = replace(self.config, **changes)
+        self.train_step.config = self.config
         if self.run is not None:
             kept = self.run.config
-            train = replace(
-                kept.train,
-                batch_size=self.config.batch_size,
-                accumulation_steps=self.config.accumulation_steps,
-            )
-            self.run.set_config(replace(kept, train=train))
+            self.run.set_config(replace(kept, train=replace(kept.train, **changes)))
 
     def _stop_waiting(self) -> None:
         if self._saver is not None:

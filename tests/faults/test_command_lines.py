@@ -67,7 +67,8 @@ def world(made, tmp_path, monkeypatch):
         raise urllib.error.URLError("no network")
 
     monkeypatch.setattr(urllib.request, "urlopen", offline)
-    monkeypatch.setattr(trainer, "compile_blocks", lambda *args: False)
+    monkeypatch.setattr(trainer, "use_kernels", lambda *args: None)
+    monkeypatch.setattr(trainer, "fastest_kernels", lambda *args: "plain")
     monkeypatch.setattr(benchmark, "measure_peak_flops", lambda *args: 1e9)
     return World(made, tmp_path / "place", monkeypatch)
 
