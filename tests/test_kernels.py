@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from dataclasses import replace
+
 import pytest
 import torch
 
+from myllm.config import GPTConfig
 from myllm.data.dataset import Batch
 from myllm.errors import ConfigError
+from myllm.kernels.plain import Kernels
+from myllm.kinds import KERNELS, Kinds
+from myllm.model import GPTModel
+from myllm.model.dropout import Dropout
 from myllm.system.device import choose_attention
 from myllm.train import kernels
-from myllm.train.kernels import checked_device
+from myllm.train.kernels import checked_device, fastest_kernels, use_kernels
 
 CPU, MPS = torch.device("cpu"), torch.device("mps")
 TOKENS = torch.arange(32).view(2, 16)
@@ -58,3 +66,88 @@ class TestCheckedDevice:
         moved(spoilt=True)
         with pytest.raises(ConfigError, match="device mps: .* take --device cpu"):
             checked_device(small_model, BATCH, MPS, chosen=True)
+
+
+class TestChoice:
+    """Which kernels compute a run, and what happens where they cannot."""
+
+    def use(self, name: str, model) -> Kernels:
+        return use_kernels(name, model.train(), BATCH, torch.float32, nullcontext())
+
+    def test_plain_ones_change_nothing(self, small_model):
+        before = [type(module) for module in small_model.modules()]
+        assert type(self.use("plain", small_model)) is Kernels
+        assert before == [type(module) for module in small_model.modules()]
+
+    def test_those_that_compute_something_else_are_not_used(
+        self, small_model, monkeypatch, caplog
+    ):
+        class Wrong(Kernels):
+            def attach(self, model):
+                model.ln_final.forward = lambda x: 2 * x
+
+            def detach(self, model):
+                del model.ln_final.forward
+
+        monkeypatch.setitem(KERNELS, "wrong", Wrong)
+        assert type(self.use("wrong", small_model)) is Kernels
+        assert "not computed by wrong kernels, but by plain ones" in caplog.text
+        assert "differ by" in caplog.text
+        assert "forward" not in vars(small_model.ln_final)
+
+    @pytest.mark.parametrize("when", ["attach", "the first step"])
+    def test_those_that_fail_are_not_used(self, small_model, monkeypatch, caplog, when):
+        class Failing(Kernels):
+            def attach(self, model):
+                if when == "attach":
+                    raise OSError("no compiler\nand more lines")
+                model.ln_final.forward = self.fail
+
+            def detach(self, model):
+                vars(model.ln_final).pop("forward", None)
+
+            def fail(self, x):
+                raise RuntimeError("no compiler")
+
+        monkeypatch.setitem(KERNELS, "failing", Failing)
+        assert type(self.use("failing", small_model)) is Kernels
+        assert "slower: " in caplog.text and "(no compiler)" in caplog.text
+        assert "forward" not in vars(small_model.ln_final)
+
+    def test_without_its_library_it_trains_all_the_same(self, small_model, monkeypatch, caplog):
+        missing = Kinds("kernels", {"numba": ("a_library_that_is_missing:Kernels", "")})
+        monkeypatch.setattr("myllm.train.kernels.KERNELS", missing)
+        assert type(self.use("numba", small_model)) is Kernels
+        assert "No module named 'a_library_that_is_missing'" in caplog.text
+
+    def test_a_name_that_is_not_there_is_an_error(self, small_model):
+        with pytest.raises(ConfigError, match="unknown kernels 'fast': choices: .*plain"):
+            self.use("fast", small_model)
+
+    def test_not_for_every_precision(self, small_model, caplog):
+        use_kernels("numba", small_model.train(), BATCH, torch.float16, nullcontext())
+        assert "not for torch.float16 on cpu" in caplog.text
+
+    def test_dropout_is_left_out_of_the_comparison_where_it_draws_otherwise(self, monkeypatch):
+        pytest.importorskip("numba")
+        config = GPTConfig(vocab_size=32, context_length=16, d_model=16, n_layers=1, n_heads=2)
+        model = GPTModel(replace(config, dropout=0.5))
+        assert type(self.use("numba", model)) is not Kernels
+        assert {m.rate for m in model.modules() if isinstance(m, Dropout)} == {0.5}
+
+    def test_a_short_run_is_not_measured(self, small_model, monkeypatch):
+        monkeypatch.setattr("myllm.train.kernels._seconds", lambda *args: pytest.fail("measured"))
+        args = small_model.train(), BATCH, torch.float32, nullcontext()
+        assert fastest_kernels(*args, flops=1e9) == "plain"
+
+    @pytest.mark.parametrize("seconds, fastest", [((1.0, 0.5), "other"), ((1.0, 0.99), "plain")])
+    def test_the_fastest_is_chosen(self, small_model, monkeypatch, seconds, fastest):
+        class Other(Kernels):
+            worth_flops = {"cpu": 1e12}
+
+        table = {"plain": Kernels, "other": Other}
+        monkeypatch.setattr("myllm.train.kernels.KERNELS", table)
+        found = iter(seconds)
+        monkeypatch.setattr("myllm.train.kernels._seconds", lambda *args: next(found))
+        args = small_model.train(), BATCH, torch.float32, nullcontext()
+        assert fastest_kernels(*args, flops=1e13) == fastest

@@ -269,9 +269,10 @@ class TestTrainer:
         assert losses[1] == pytest.approx(losses[0], rel=tolerance)
 
     @pytest.mark.slow
-    def test_compiled_repeats_and_resumes_exactly(self, tokens, model_config, new_run):
-        """Law 3 on the fast path: compiled, bfloat16, dropout."""
-        config = dataclasses.replace(CONFIG, kernels="compiled", dtype="bfloat16")
+    @pytest.mark.parametrize("kernels", ["compiled", "numba"])
+    def test_other_kernels_repeat_and_resume_exactly(self, tokens, model_config, new_run, kernels):
+        """Law 3 on the fast path: bfloat16, dropout."""
+        config = dataclasses.replace(CONFIG, kernels=kernels, dtype="bfloat16")
         hashes: list[str] = []
         for stop in (None, None, 5):
             run = new_run(f"run-{stop}-{len(hashes)}")

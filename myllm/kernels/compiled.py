@@ -2,7 +2,7 @@
 
 On a CPU each block is compiled by itself: all have the same code, so it is compiled once, in
 seconds, however deep the model is; as one piece it would take minutes and run no faster. On a GPU
-what is between two blocks counts, too, so the layers are one piece, and the loss is another.
+what is between two blocks counts, too, so all layers are one piece, and the loss is another.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,11 +19,13 @@ from torch import Tensor
 from myllm.kernels.plain import Kernels
 from myllm.kernels.surprise import Surprises, nats_of, surprises_in_pytorch
 from myllm.model.gpt import GPTModel
-from myllm.model.head import Head
+from myllm.model.head import LOGITS_AT_ONCE, Head
+from myllm.system.device import free_memory_bytes
 from myllm.system.places import cache_folder
 from myllm.system.torch_adapter import compiler_is_loaded, undo_compile
 
-LOGITS_AT_ONCE_ON_GPU = 1 << 30
+MOST_LOGITS = 1 << 30  # at once, on a GPU
+MEMORY_PER_LOGIT = 16  # bytes that must be free for each: four times what two copies take
 
 
 class CompiledKernels(Kernels):
@@ -38,10 +41,7 @@ class CompiledKernels(Kernels):
     def attach(self, model: GPTModel) -> None:
         _keep_compiled_code()
         if model.token_embedding.weight.is_cuda:
-            model.features = torch.compile(  # type: ignore[method-assign]
-                model.features, dynamic=False
-            )
-            model.lm_head.__class__ = CompiledHead
+            _compile_as_one(model)
             return
         # dropout draws as it does uncompiled
         for block in model.blocks:
@@ -51,16 +51,36 @@ class CompiledKernels(Kernels):
         for block in model.blocks:
             undo_compile(block)
         vars(model).pop("features", None)
-        model.lm_head.__class__ = Head
+        if type(model.lm_head) is CompiledHead:
+            setattr(model.lm_head, "__class__", Head)
+
+
+def _compile_as_one(model: GPTModel) -> None:
+    # The kernels of a pass are recorded and replayed as one graph: starting them one by one takes
+    # longer than they do where the model is small.
+    compiled = torch.compile(model.features, dynamic=False, mode="reduce-overhead")
+
+    def features(*args: Any) -> Tensor:
+        torch.compiler.cudagraph_mark_step_begin()  # what the last pass gave is not needed now
+        result: Tensor = compiled(*args)
+        return result
+
+    vars(model)["features"] = features
+    if type(model.lm_head) is Head:
+        free = free_memory_bytes(model.token_embedding.weight.device) or 0
+        CompiledHead.at_once = max(LOGITS_AT_ONCE, min(MOST_LOGITS, free // MEMORY_PER_LOGIT))
+        model.lm_head.__class__ = CompiledHead
 
 
 class CompiledHead(Head):
-    """All logits at once: there is room for them on a GPU, and fewer products are larger ones."""
+    """Many logits at once, as there is room for them on most GPUs: fewer and larger products."""
+
+    at_once = LOGITS_AT_ONCE
 
     def nats(self, features: Tensor, labels: Tensor) -> Tensor:
         dtype = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else None
         x = features.to(dtype or features.dtype)
-        return nats_of(x, self.weight, labels, _compiled_surprises(), LOGITS_AT_ONCE_ON_GPU)
+        return nats_of(x, self.weight, labels, _compiled_surprises(), self.at_once)
 
 
 @cache
@@ -82,5 +102,5 @@ def uncompiled() -> Iterator[None]:
 def _keep_compiled_code() -> None:
     """For later runs, where there is a place for it."""
     if "TORCHINDUCTOR_CACHE_DIR" not in os.environ:
-        if (cache := cache_folder("compiled")) is not None:
-            os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(cache)
+        if (cache_place := cache_folder("compiled")) is not None:
+            os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(cache_place)

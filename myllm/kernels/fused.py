@@ -22,7 +22,6 @@ from myllm.model.cache import Cache
 from myllm.model.dropout import Dropout
 from myllm.model.head import LOGITS_AT_ONCE, Head
 
-KINDS = {torch.float32: torch.float32, torch.bfloat16: torch.int16}  # as numba sees them
 NOTHING, NO_ANGLES = torch.empty(0), torch.empty(0, 0)
 
 
@@ -38,7 +37,8 @@ def n_dropped(dropout: Dropout) -> int:
 
 def arrays(*tensors: Tensor) -> list[np.ndarray]:
     """The same memory as numba takes it."""
-    return [t.detach().view(KINDS.get(t.dtype, t.dtype)).numpy() for t in tensors]
+    plain = (t.detach() for t in tensors)
+    return [(t.view(torch.int16) if t.dtype == torch.bfloat16 else t).numpy() for t in plain]
 
 
 class Norm(Function):
@@ -99,7 +99,8 @@ class ToHeads(Function):
         dx, shares = dy.new_empty(B * T, C), torch.zeros(2, n, max(1, len(w)))
         rows = x.reshape(-1, C) if len(w) else dy.new_empty(0, C)
         before = arrays(rows, w, mr, dy.contiguous())
-        loops.heads_back(n, *before, ctx.centred, *arrays(cos, sin, dx, *shares))
+        after = arrays(dx, cos, sin, *shares)
+        loops.heads_back(n, after[0], *before, ctx.centred, *after[1:])
         sums = shares.sum(1)
         dw, db = sums[0] if len(w) else None, sums[1] if ctx.has_bias else None
         return dx.view(B, T, C), dw, db, None, None, None, None, None

@@ -1,11 +1,13 @@
 """Room: arrays → arrays, each in one pass over memory, by numba. Knows nothing of PyTorch.
 
-A function that begins with `_` does rows `lo` to `hi`, so that threads share the rows; `x` are the
-features that come in, `y` those that go out, and `dx` is the gradient of the loss by `x`.
+A function that begins with `_` does rows `lo` to `hi` in thread `t` of those that share the rows.
+`x` are the features that come in, `y` those that go out, and `dx` is the gradient of the loss by
+`x`; what else there is, its docstring tells. Types are numba's to find.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -23,13 +25,29 @@ from myllm.kernels.numbers import (
     sigmoid,
 )
 
+LEAST = 1 << 15  # numbers, for which one thread takes less time than two need to be woken
+
+
+class Loop:
+    """A loop over the rows of its first argument, on as many threads as are worth it."""
+
+    def __init__(self, body: Callable[..., None], shared: Callable[..., None]) -> None:
+        self.body, self.shared = body, shared
+
+    def __call__(self, n_threads: int, *args: Any) -> None:
+        if n_threads == 1 or args[0].size < LEAST:
+            self.body(*args, 0, len(args[0]), 0)
+        else:
+            self.shared(n_threads, *args)
+
+
 # ----------------------------------------------------------------- norms
 # y = (x - m) r w + b, r = 1 / √(mean((x - m)²) + ε); RMSNorm: m = 0, LayerNorm: m = mean(x)
 # dx = r (g - x̂ mean(g x̂) - c), g = dy w, x̂ = (x - m) r; RMSNorm: c = 0, LayerNorm: c = mean(g)
 
 
 @body
-def _norm_row(x: Any, w: Any, b: Any, eps: Any, centred: Any, y: Any) -> Any:
+def _norm_row(x, w, b, eps, centred, y):
     C = np.float32(len(x))
     total, squares = ZERO, ZERO
     if centred:
@@ -45,9 +63,7 @@ def _norm_row(x: Any, w: Any, b: Any, eps: Any, centred: Any, y: Any) -> Any:
 
 
 @body
-def _norm_row_back(
-    x: Any, w: Any, m: Any, r: Any, dy: Any, centred: Any, dx: Any, dw: Any, db: Any
-) -> None:
+def _norm_row_back(x, w, m, r, dy, centred, dx, dw, db):
     C = np.float32(len(x))
     along, total = ZERO, ZERO
     for j in range(len(x)):
@@ -63,36 +79,37 @@ def _norm_row_back(
 
 
 @body
-def _norm(
-    x: Any, w: Any, b: Any, eps: Any, centred: Any, y: Any, mr: Any, lo: int, hi: int
-) -> None:
+def _norm(x, w, b, eps, centred, y, mr, lo, hi, t):
+    """x, y (rows, C); w, b (C,); mr (rows, 2) keeps m and r."""
     for i in range(lo, hi):
         mr[i, 0], mr[i, 1] = _norm_row(x[i], w, b, eps, centred, y[i])
 
 
 @shared
-def norm(n: int, x: Any, w: Any, b: Any, eps: Any, centred: Any, y: Any, mr: Any) -> None:
-    """x, y (rows, C); w, b (C,); mr (rows, 2) keeps m and r."""
+def _norm_shared(n, x, w, b, eps, centred, y, mr):
     for t in prange(n):
-        _norm(x, w, b, eps, centred, y, mr, t * len(x) // n, (t + 1) * len(x) // n)
+        lo, hi = t * len(x) // n, (t + 1) * len(x) // n
+        _norm(x, w, b, eps, centred, y, mr, lo, hi, t)
+
+
+norm = Loop(_norm, _norm_shared)
 
 
 @body
-def _norm_back(
-    x: Any, w: Any, mr: Any, dy: Any, centred: Any, dx: Any, dw: Any, db: Any, lo: int, hi: int
-) -> None:
+def _norm_back(x, w, mr, dy, centred, dx, dw, db, lo, hi, t):
+    """dw, db (n, C): each thread's share of the sums, zero at first."""
     for i in range(lo, hi):
-        _norm_row_back(x[i], w, mr[i, 0], mr[i, 1], dy[i], centred, dx[i], dw, db)
+        _norm_row_back(x[i], w, mr[i, 0], mr[i, 1], dy[i], centred, dx[i], dw[t], db[t])
 
 
 @shared
-def norm_back(
-    n: int, x: Any, w: Any, mr: Any, dy: Any, centred: Any, dx: Any, dw: Any, db: Any
-) -> None:
-    """dw, db (n, C): each thread's share of the sums, zero at first."""
+def _norm_back_shared(n, x, w, mr, dy, centred, dx, dw, db):
     for t in prange(n):
         lo, hi = t * len(x) // n, (t + 1) * len(x) // n
-        _norm_back(x, w, mr, dy, centred, dx, dw[t], db[t], lo, hi)
+        _norm_back(x, w, mr, dy, centred, dx, dw, db, lo, hi, t)
+
+
+norm_back = Loop(_norm_back, _norm_back_shared)
 
 
 # ----------------------------------------------------------------- heads
@@ -101,16 +118,14 @@ def norm_back(
 
 
 @body
-def _heads(
-    x: Any, w: Any, b: Any, eps: Any, centred: Any, cos: Any, sin: Any, y: Any, mr: Any,
-    lo: int, hi: int,
-) -> None:  # fmt: skip
+def _heads(x, w, b, eps, centred, cos, sin, y, mr, lo, hi, t):
+    """w, b (D,) or empty: no norm; cos, sin (T, D) or empty: no turn; mr (B · T, H, 2)."""
     _, H, T, D = y.shape
     half, row = D // 2, np.empty(D, np.float32)
     for i in range(lo, hi):
-        t = i % T
+        at = i % T
         for h in range(H):
-            part, out = x[i, h * D : (h + 1) * D], y[i // T, h, t]
+            part, out = x[i, h * D : (h + 1) * D], y[i // T, h, at]
             if len(w):
                 mr[i, h, 0], mr[i, h, 1] = _norm_row(part, w, b, eps, centred, row)
             else:
@@ -119,59 +134,56 @@ def _heads(
             if len(cos):
                 for j in range(half):
                     k = j + half
-                    out[j] = as_kind_of(out[j], row[j] * cos[t, j] - row[k] * sin[t, j])
-                    out[k] = as_kind_of(out[k], row[k] * cos[t, k] + row[j] * sin[t, k])
+                    out[j] = as_kind_of(out[j], row[j] * cos[at, j] - row[k] * sin[at, j])
+                    out[k] = as_kind_of(out[k], row[k] * cos[at, k] + row[j] * sin[at, k])
             else:
                 for j in range(D):
                     out[j] = as_kind_of(out[j], row[j])
 
 
 @shared
-def heads(
-    n: int, x: Any, w: Any, b: Any, eps: Any, centred: Any, cos: Any, sin: Any, y: Any, mr: Any
-) -> None:
-    """w, b (D,) or empty: no norm; cos, sin (T, D) or empty: no turn; mr (B · T, H, 2)."""
+def _heads_shared(n, x, w, b, eps, centred, cos, sin, y, mr):
     for t in prange(n):
         lo, hi = t * len(x) // n, (t + 1) * len(x) // n
-        _heads(x, w, b, eps, centred, cos, sin, y, mr, lo, hi)
+        _heads(x, w, b, eps, centred, cos, sin, y, mr, lo, hi, t)
+
+
+heads = Loop(_heads, _heads_shared)
 
 
 @body
-def _heads_back(
-    x: Any, w: Any, mr: Any, dy: Any, centred: Any, cos: Any, sin: Any, dx: Any, dw: Any, db: Any,
-    lo: int, hi: int,
-) -> None:  # fmt: skip
+def _heads_back(dx, x, w, mr, dy, centred, cos, sin, dw, db, lo, hi, t):
+    """dw, db (n, D): each thread's share of the sums, zero at first."""
     _, H, T, D = dy.shape
     half, row = D // 2, np.empty(D, np.float32)
     for i in range(lo, hi):
-        t = i % T
+        at = i % T
         for h in range(H):
-            g, out = dy[i // T, h, t], dx[i, h * D : (h + 1) * D]
+            g, out = dy[i // T, h, at], dx[i, h * D : (h + 1) * D]
             if len(cos):
                 for j in range(half):
                     k = j + half
-                    row[j] = read(g[j]) * cos[t, j] + read(g[k]) * sin[t, k]
-                    row[k] = read(g[k]) * cos[t, k] - read(g[j]) * sin[t, j]
+                    row[j] = read(g[j]) * cos[at, j] + read(g[k]) * sin[at, k]
+                    row[k] = read(g[k]) * cos[at, k] - read(g[j]) * sin[at, j]
             else:
                 for j in range(D):
                     row[j] = read(g[j])
             if len(w):
                 part = x[i, h * D : (h + 1) * D]
-                _norm_row_back(part, w, mr[i, h, 0], mr[i, h, 1], row, centred, out, dw, db)
+                _norm_row_back(part, w, mr[i, h, 0], mr[i, h, 1], row, centred, out, dw[t], db[t])
             else:
                 for j in range(D):
                     out[j] = as_kind_of(out[j], row[j])
 
 
 @shared
-def heads_back(
-    n: int, x: Any, w: Any, mr: Any, dy: Any, centred: Any, cos: Any, sin: Any, dx: Any, dw: Any,
-    db: Any,
-) -> None:  # fmt: skip
-    """dw, db (n, D): each thread's share of the sums, zero at first."""
+def _heads_back_shared(n, dx, x, w, mr, dy, centred, cos, sin, dw, db):
     for t in prange(n):
         lo, hi = t * len(dx) // n, (t + 1) * len(dx) // n
-        _heads_back(x, w, mr, dy, centred, cos, sin, dx, dw[t], db[t], lo, hi)
+        _heads_back(dx, x, w, mr, dy, centred, cos, sin, dw, db, lo, hi, t)
+
+
+heads_back = Loop(_heads_back, _heads_back_shared)
 
 
 # ----------------------------------------------------------------- attention
@@ -180,7 +192,8 @@ def heads_back(
 
 
 @body
-def _attend(s: Any, T: int, scale: Any, seed: Any, dropped: Any, q: Any, lo: int, hi: int) -> None:
+def _attend(s, T, scale, seed, dropped, q, lo, hi, t):
+    """s (rows, T) becomes p; q (rows, T), or of no rows where nothing is dropped."""
     factors = np.empty(T, np.float32)
     for row in range(lo, hi):
         n, x = row % T + 1, s[row]
@@ -203,17 +216,18 @@ def _attend(s: Any, T: int, scale: Any, seed: Any, dropped: Any, q: Any, lo: int
 
 
 @shared
-def attend(n: int, s: Any, T: int, scale: Any, seed: Any, dropped: Any, q: Any) -> None:
-    """s (rows, T) becomes p; q (rows, T), or of no rows where nothing is dropped."""
+def _attend_shared(n, s, T, scale, seed, dropped, q):
     for t in prange(n):
         lo, hi = t * len(s) // n, (t + 1) * len(s) // n
-        _attend(s, T, scale, seed, dropped, q, lo, hi)
+        _attend(s, T, scale, seed, dropped, q, lo, hi, t)
+
+
+attend = Loop(_attend, _attend_shared)
 
 
 @body
-def _attend_back(
-    p: Any, T: int, scale: Any, seed: Any, dropped: Any, ds: Any, lo: int, hi: int
-) -> None:
+def _attend_back(p, T, scale, seed, dropped, ds, lo, hi, t):
+    """ds (rows, T) is dq at first."""
     factors = np.ones(T, np.float32)
     for row in range(lo, hi):
         n, g, weights = row % T + 1, ds[row], p[row]
@@ -229,11 +243,13 @@ def _attend_back(
 
 
 @shared
-def attend_back(n: int, p: Any, T: int, scale: Any, seed: Any, dropped: Any, ds: Any) -> None:
-    """ds (rows, T) is dq at first."""
+def _attend_back_shared(n, p, T, scale, seed, dropped, ds):
     for t in prange(n):
         lo, hi = t * len(p) // n, (t + 1) * len(p) // n
-        _attend_back(p, T, scale, seed, dropped, ds, lo, hi)
+        _attend_back(p, T, scale, seed, dropped, ds, lo, hi, t)
+
+
+attend_back = Loop(_attend_back, _attend_back_shared)
 
 
 # ----------------------------------------------------------------- feed-forward
@@ -245,21 +261,26 @@ SLOPE, CUBE = np.float32(2 * np.sqrt(2 / np.pi)), np.float32(0.044715)
 
 
 @body
-def _swiglu(g: Any, x: Any, y: Any, lo: int, hi: int) -> None:
+def _swiglu(g, x, y, lo, hi, t):
+    """All of one dimension."""
     for j in range(lo, hi):
         gate = read(g[j])
         y[j] = as_kind_of(y[j], gate * sigmoid(gate) * read(x[j]))
 
 
 @shared
-def swiglu(n: int, g: Any, x: Any, y: Any) -> None:
-    """All of one dimension."""
+def _swiglu_shared(n, g, x, y):
     for t in prange(n):
-        _swiglu(g, x, y, t * len(x) // n, (t + 1) * len(x) // n)
+        lo, hi = t * len(g) // n, (t + 1) * len(g) // n
+        _swiglu(g, x, y, lo, hi, t)
+
+
+swiglu = Loop(_swiglu, _swiglu_shared)
 
 
 @body
-def _swiglu_back(g: Any, x: Any, dy: Any, dg: Any, dx: Any, lo: int, hi: int) -> None:
+def _swiglu_back(g, x, dy, dg, dx, lo, hi, t):
+    """All of one dimension."""
     for j in range(lo, hi):
         gate, value, slope = read(g[j]), read(x[j]), read(dy[j])
         s = sigmoid(gate)
@@ -268,28 +289,36 @@ def _swiglu_back(g: Any, x: Any, dy: Any, dg: Any, dx: Any, lo: int, hi: int) ->
 
 
 @shared
-def swiglu_back(n: int, g: Any, x: Any, dy: Any, dg: Any, dx: Any) -> None:
-    """All of one dimension."""
+def _swiglu_back_shared(n, g, x, dy, dg, dx):
     for t in prange(n):
-        _swiglu_back(g, x, dy, dg, dx, t * len(x) // n, (t + 1) * len(x) // n)
+        lo, hi = t * len(g) // n, (t + 1) * len(g) // n
+        _swiglu_back(g, x, dy, dg, dx, lo, hi, t)
+
+
+swiglu_back = Loop(_swiglu_back, _swiglu_back_shared)
 
 
 @body
-def _gelu(x: Any, y: Any, lo: int, hi: int) -> None:
+def _gelu(x, y, lo, hi, t):
+    """Both of one dimension."""
     for j in range(lo, hi):
         v = read(x[j])
         y[j] = as_kind_of(y[j], v * sigmoid(SLOPE * (v + CUBE * v * v * v)))
 
 
 @shared
-def gelu(n: int, x: Any, y: Any) -> None:
-    """Both of one dimension."""
+def _gelu_shared(n, x, y):
     for t in prange(n):
-        _gelu(x, y, t * len(x) // n, (t + 1) * len(x) // n)
+        lo, hi = t * len(x) // n, (t + 1) * len(x) // n
+        _gelu(x, y, lo, hi, t)
+
+
+gelu = Loop(_gelu, _gelu_shared)
 
 
 @body
-def _gelu_back(x: Any, dy: Any, dx: Any, lo: int, hi: int) -> None:
+def _gelu_back(x, dy, dx, lo, hi, t):
+    """All of one dimension."""
     for j in range(lo, hi):
         v = read(x[j])
         s = sigmoid(SLOPE * (v + CUBE * v * v * v))
@@ -298,10 +327,13 @@ def _gelu_back(x: Any, dy: Any, dx: Any, lo: int, hi: int) -> None:
 
 
 @shared
-def gelu_back(n: int, x: Any, dy: Any, dx: Any) -> None:
-    """All of one dimension."""
+def _gelu_back_shared(n, x, dy, dx):
     for t in prange(n):
-        _gelu_back(x, dy, dx, t * len(x) // n, (t + 1) * len(x) // n)
+        lo, hi = t * len(x) // n, (t + 1) * len(x) // n
+        _gelu_back(x, dy, dx, lo, hi, t)
+
+
+gelu_back = Loop(_gelu_back, _gelu_back_shared)
 
 
 # ----------------------------------------------------------------- loss and dropout
@@ -309,7 +341,8 @@ def gelu_back(n: int, x: Any, dy: Any, dx: Any) -> None:
 
 
 @body
-def _surprise(x: Any, labels: Any, nats: Any, lo: int, hi: int) -> None:
+def _surprise(x, labels, nats, lo, hi, t):
+    """x (rows, V): logits, which become the gradient by them; labels, nats (rows,)."""
     for i in range(lo, hi):
         row, label = x[i], labels[i]
         if label < 0:  # masked
@@ -329,14 +362,18 @@ def _surprise(x: Any, labels: Any, nats: Any, lo: int, hi: int) -> None:
 
 
 @shared
-def surprise(n: int, x: Any, labels: Any, nats: Any) -> None:
-    """x (rows, V): logits, which become the gradient by them; labels, nats (rows,)."""
+def _surprise_shared(n, x, labels, nats):
     for t in prange(n):
-        _surprise(x, labels, nats, t * len(x) // n, (t + 1) * len(x) // n)
+        lo, hi = t * len(x) // n, (t + 1) * len(x) // n
+        _surprise(x, labels, nats, lo, hi, t)
+
+
+surprise = Loop(_surprise, _surprise_shared)
 
 
 @body
-def _scale_kept(x: Any, seed: Any, dropped: Any, y: Any, lo: int, hi: int) -> None:
+def _scale_kept(x, seed, dropped, y, lo, hi, t):
+    """Dropout: y = x · its factors, (rows, C); the gradient goes the same way."""
     C = x.shape[1]
     factors = np.empty(C, np.float32)
     for i in range(lo, hi):
@@ -346,7 +383,10 @@ def _scale_kept(x: Any, seed: Any, dropped: Any, y: Any, lo: int, hi: int) -> No
 
 
 @shared
-def scale_kept(n: int, x: Any, seed: Any, dropped: Any, y: Any) -> None:
-    """Dropout: y = x · its factors, (rows, C); the gradient goes the same way."""
+def _scale_kept_shared(n, x, seed, dropped, y):
     for t in prange(n):
-        _scale_kept(x, seed, dropped, y, t * len(x) // n, (t + 1) * len(x) // n)
+        lo, hi = t * len(x) // n, (t + 1) * len(x) // n
+        _scale_kept(x, seed, dropped, y, lo, hi, t)
+
+
+scale_kept = Loop(_scale_kept, _scale_kept_shared)

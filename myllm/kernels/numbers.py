@@ -5,12 +5,19 @@ All is computed in float32; an int16 is a bfloat16, bit by bit.
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
+import numba
 import numpy as np
 from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
+
+from myllm.system.places import cache_folder
+
+if "NUMBA_CACHE_DIR" not in os.environ and (folder := cache_folder("numba")) is not None:
+    numba.config.CACHE_DIR = str(folder)
 
 # What the compiler may assume. NaN and infinity must stay: they are looked for after each step.
 RULES: dict[str, Any] = {
@@ -25,12 +32,12 @@ shared = njit(parallel=True, **RULES)
 
 
 @intrinsic
-def read(context: Any, x: Any) -> Any:
+def read(context, x):
     """A number of either kind as float32."""
     if isinstance(x, types.Float):
         return types.float32(x), lambda _context, _builder, _signature, args: args[0]
 
-    def widened(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+    def widened(_context, builder, _signature, args):
         bits = builder.shl(builder.zext(args[0], I32), I32(16))
         return builder.bitcast(bits, F32)
 
@@ -38,12 +45,12 @@ def read(context: Any, x: Any) -> Any:
 
 
 @intrinsic
-def as_kind_of(context: Any, y: Any, x: Any) -> Any:
+def as_kind_of(context, y, x):
     """A float32 as the kind of number that `y` is, to the nearest, of two as near to the even."""
     if isinstance(y, types.Float):
         return types.float32(y, x), lambda _context, _builder, _signature, args: args[1]
 
-    def rounded(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+    def rounded(_context, builder, _signature, args):
         bits = builder.bitcast(args[1], I32)
         odd = builder.and_(builder.lshr(bits, I32(16)), I32(1))
         up = builder.add(bits, builder.add(odd, I32(0x7FFF)))
@@ -55,17 +62,17 @@ def as_kind_of(context: Any, y: Any, x: Any) -> Any:
 
 
 @intrinsic
-def power_of_two(context: Any, n: Any) -> Any:
+def power_of_two(context, n):
     """2ⁿ for a whole number from -126 to 127."""
 
-    def of_bits(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+    def of_bits(_context, builder, _signature, args):
         return builder.bitcast(builder.shl(builder.add(args[0], I32(127)), I32(23)), F32)
 
     return types.float32(types.int32), of_bits
 
 
 @njit(**RULES, inline="always")
-def exp(x: Any) -> Any:
+def exp(x):
     """eˣ to 2e-7; the library's works on one number at a time, this one on vectors.
 
     eˣ = 2ⁿ · eʳ with n = round(x / ln 2), and a polynomial for |r| ≤ ln 2 / 2 (Cephes' `expf`).
@@ -84,14 +91,14 @@ def exp(x: Any) -> Any:
 
 
 @njit(**RULES, inline="always")
-def sigmoid(x: Any) -> Any:
+def sigmoid(x):
     """1 / (1 + e⁻ˣ)."""
     return ONE / (ONE + exp(-x))
 
 
 @njit(**RULES, inline="always")
-def random_bits(word: Any, seed: Any) -> Any:
-    """32 random bits for place `word`: products and shifts that mix its number with the seed (as in
+def random_bits(word, seed):
+    """32 random bits for place `word`: products and shifts mix its number with the seed (as in
     Chris Wellons' "Prospecting for hash functions", 2018)."""
     x = np.uint32(np.uint32(word) * np.uint32(2654435761))
     x = np.uint32((x ^ (x >> np.uint32(15))) ^ np.uint32(seed))
@@ -102,7 +109,7 @@ def random_bits(word: Any, seed: Any) -> Any:
 
 
 @body
-def fill_factors(first_word: Any, seed: Any, dropped: Any, y: Any) -> None:
+def fill_factors(first_word, seed, dropped, y):
     """What dropout multiplies a row of features with: y_j is 0, or 256 / (256 - dropped).
 
     Decisions are a function of seed and place, so that nothing has to be kept for the backward
@@ -110,7 +117,7 @@ def fill_factors(first_word: Any, seed: Any, dropped: Any, y: Any) -> None:
     """
     n_words = (len(y) + 3) // 4
     kept = np.float32(256) / np.float32(256 - dropped)
-    for k in range(4):  # the k-th byte of the words decides about the k-th quarter of the row
+    for k in range(4):  # the k-th byte of each word decides about the k-th quarter of the row
         quarter = y[k * n_words : (k + 1) * n_words]
         for w in range(len(quarter)):
             byte = np.int32(random_bits(first_word + w, seed) >> np.uint32(8 * k)) & np.int32(255)

@@ -187,9 +187,10 @@ def _passes(model: GPTModel, batch: Batch, precision: AbstractContextManager[obj
     with precision:
         loss = mean_loss(model, batch)
     torch.autograd.backward(loss)
-    grads = [p.grad.float().flatten() for p in model.parameters() if p.grad is not None]
+    slopes = (torch.zeros_like(p) if p.grad is None else p.grad for p in model.parameters())
+    gradient = torch.cat([slope.float().flatten() for slope in slopes])
     model.zero_grad(set_to_none=True)
-    return Passes(loss.item(), torch.cat(grads))
+    return Passes(loss.item(), gradient)
 
 
 def _difference(expected: Passes, found: Passes) -> float:
