@@ -170,9 +170,12 @@ def _show(console: Console, lines: Iterable[str]) -> None:
 def _sampler(made: Session, beginning: str) -> Callable[[int], str]:
     """Samples of what the model writes after a beginning, during training."""
     trainer = made.trainer
-    knows_beginnings = bool(trainer.provenance.facts.get("knows_beginnings"))
+    facts = trainer.provenance.facts
     generator = TextGenerator(
-        trainer.model, made.token_file.tokenizer, knows_beginnings=knows_beginnings
+        trainer.model,
+        made.token_file.tokenizer,
+        knows_beginnings=bool(facts["knows_beginnings"]),
+        never=facts["unseen_tokens"],
     )
 
     def write(step: int) -> str:

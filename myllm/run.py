@@ -16,7 +16,7 @@ from myllm.data.token_file import Ids
 from myllm.generate.generator import TextGenerator
 from myllm.model.gpt import GPTModel
 from myllm.registry import unknown
-from myllm.runs.beginnings import knows_beginnings
+from myllm.runs.taught import knows_beginnings, never_taught
 from myllm.runs.folder import RunFolder
 from myllm.runs.remove import delete_run, prune_run
 from myllm.runs.summary import Summary, summary_of
@@ -110,7 +110,9 @@ class Run:
         """
         device = choose_device(self.device)
         model, tokenizer, _ = load_model(self.folder, device)
-        return TextGenerator(model, tokenizer, device, knows_beginnings(self.folder))
+        return TextGenerator(
+            model, tokenizer, device, knows_beginnings(self.folder), never_taught(self.folder)
+        )
 
     @property
     def model(self) -> GPTModel:

@@ -67,6 +67,16 @@ class TestFirstLine:
         ]
         assert any(f"\n{line}" in part for part in held_out) and line.startswith("line ")
 
+    @pytest.mark.parametrize("tokenizer", ["bpe", "char"])
+    def test_is_none_that_training_sees_as_well(self, prepared, tokenizer):
+        """What stands at the end of each chapter is known by heart soon; a text that has nothing
+        else has a line all the same."""
+        same = "This is what stands at the end of each chapter of the book.\n"
+        token_file = prepared("".join(f"{same * 9}There was {i}.\n" for i in range(400)), tokenizer)
+        assert first_line(token_file).startswith("This is what")
+        chapters = (f"{same * 9}Chapter {i} has {i * 7} words of its own.\n" for i in range(400))
+        assert first_line(prepared("".join(chapters), tokenizer)).startswith("Chapter ")
+
     def test_ends_at_a_word_and_leaves_characters_whole(self, prepared):
         line = first_line(prepared(TEXTS["one line"]))
         assert line.split()[-1] in TEXTS["one line"].split()

@@ -19,7 +19,9 @@ from myllm.tokenizer import Tokenizer
 SHORTEST, LONGEST = 20, 60  # characters of a line to begin with
 LOOKED_AT = 2_000  # tokens of each range: a line is found in its first ones, or never
 ANYTHING = "Once upon a time"  # where nothing that is held out can be shown
-COUNTED = 4_000_000  # tokens that frequencies are taken from
+BLOCK = 1 << 24  # tokens looked at at once
+COUNTED = 4_000_000  # tokens that frequencies are taken from, and that a line is looked for in
+TRIED = 50  # lines that training sees as well: then there is hardly another one
 XZ_TRAIN, XZ_VAL = 400_000, 200_000  # bytes: two compressions of those take a third of a second
 # where a line is cut: what no shell, on no system, takes as it is within quotes, and control
 # characters
@@ -31,8 +33,11 @@ def first_line(token_file: TokenFile) -> str:
     """The beginning of a line, or of a sentence, that training does not see: 20 to 60 characters
     up to a word's end, where the text has such lines; else the nearest to it. Never empty, always
     the same for the same text, and fit for a command line.
+
+    A line that stands in what is trained on, too, is taken only if there is hardly another one.
     """
     ids = token_file.tokens()
+    left, first = TRIED, ""
     texts = [
         token_file.tokenizer.decode(ids[start : min(end, start + LOOKED_AT)].tolist())
         for start, end in token_file.val_ranges
@@ -42,9 +47,28 @@ def first_line(token_file: TokenFile) -> str:
         for part in (part for text in texts for part in parts(text)):
             line = _shortened(part)
             if len(line) >= SHORTEST:
-                return line
+                if not left or not _is_taught(line, token_file):
+                    return line if left else first
+                left, first = left - 1, first or line
             best = line if len(line) > len(best) else best
-    return best or ANYTHING
+    return first or best or ANYTHING
+
+
+def _is_taught(line: str, token_file: TokenFile) -> bool:
+    """Whether the line occurs in the training text; the tokens at its edges are left out, as
+    those depend on what stands beside them."""
+    ids, wanted = token_file.tokens(), token_file.tokenizer.encode(line)
+    wanted = wanted[1:-1] or wanted
+    left = COUNTED
+    for start, end in token_file.train_ranges:
+        part = ids[start : min(end, start + left)]
+        left -= len(part)
+        at = np.flatnonzero(part[: max(0, len(part) - len(wanted) + 1)] == wanted[0])
+        for k, id in enumerate(wanted[1:], 1):
+            at = at[part[at + k] == id]
+        if len(at):
+            return True
+    return False
 
 
 def _beginnings(text: str) -> Iterator[str]:
@@ -115,6 +139,16 @@ def unigram_loss(token_file: TokenFile) -> float:
     counts += _counts(token_file, token_file.train_ranges)
     val = _counts(token_file, token_file.val_ranges)
     return float(-(val * np.log(counts / counts.sum())).sum() / max(1, val.sum()))
+
+
+def unseen_tokens(token_file: TokenFile) -> list[int]:
+    """The ids of the vocabulary that occur nowhere in the text, such as single bytes of
+    characters that it does not have."""
+    ids = token_file.tokens()
+    seen = np.zeros(token_file.tokenizer.vocab_size, bool)
+    for start in range(0, len(ids), BLOCK):
+        seen[ids[start : start + BLOCK]] = True
+    return [int(id) for id in np.flatnonzero(~seen)]
 
 
 def _counts(token_file: TokenFile, ranges: Sequence[Range]) -> np.ndarray:
