@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from myllm.run import Run
 
 SIZES = {"2 kB": 2_000, "20 kB": 20_000, "200 kB": 200_000, "2 MB": 2 * 10**6, "100 MB": 10**8}
-SMALL = {
+SMALL: dict[str, Any] = {
     "d_model": 32,
     "n_layers": 1,
     "n_heads": 2,
@@ -52,8 +52,10 @@ SMALL = {
     "batch_size": 8,
     "threads": 1,
 }
-FIXED = {"quiet": True, "compile": False, "device": "cpu", "dtype": "float32"}
-SHAPES = (  # of healthy runs: small for their text; some choose their threads by themselves
+FIXED: dict[str, Any] = {"quiet": True, "compile": False, "device": "cpu", "dtype": "float32"}
+SHAPES: tuple[
+    dict[str, Any], ...
+] = (  # of healthy runs: small for their text; some choose their threads by themselves
     {"d_model": 32, "n_layers": 1, "max_steps": 300, "threads": None},
     {"d_model": 48, "n_layers": 2, "max_steps": 400, "preset": "gpt2", "learning_rate": 2e-3},
     {"d_model": 32, "n_layers": 2, "max_steps": 600, "tokenizer": "char", "dropout": 0.1},

@@ -18,7 +18,6 @@ from myllm.tokenizer import Tokenizer
 
 SHORTEST, LONGEST = 20, 60  # characters of a line to begin with
 LOOKED_AT = 2_000  # tokens of each range: a line is found in its first ones, or never
-ANYTHING = "Once upon a time"  # where nothing that is held out can be shown
 BLOCK = 1 << 24  # tokens looked at at once
 COUNTED = 4_000_000  # tokens that frequencies are taken from, and that a line is looked for in
 TRIED = 50  # lines that training sees as well: then there is hardly another one
@@ -31,8 +30,8 @@ _SENTENCE_END = re.compile(r"(?<=[.!?…。！？]) +|(?<=[。！？])")
 
 def first_line(token_file: TokenFile) -> str:
     """The beginning of a line, or of a sentence, that training does not see: 20 to 60 characters
-    up to a word's end, where the text has such lines; else the nearest to it. Never empty, always
-    the same for the same text, and fit for a command line.
+    up to a word's end, where the text has such lines; else the nearest to it. Always the same for
+    the same text, and fit for a command line; empty where nothing of it can be shown.
 
     A line that stands in what is trained on, too, is taken only if there is hardly another one.
     """
@@ -51,7 +50,7 @@ def first_line(token_file: TokenFile) -> str:
                     return line if left else first
                 left, first = left - 1, first or line
             best = line if len(line) > len(best) else best
-    return first or best or ANYTHING
+    return first or best
 
 
 def _is_taught(line: str, token_file: TokenFile) -> bool:
@@ -115,10 +114,13 @@ def _from_first_word(part: str) -> str:
 
 
 def _shortened(part: str) -> str:
-    """Up to a word's end; characters that consist of several are left whole."""
+    """Up to a word's end, or that of a Chinese or Japanese sentence; characters that consist of
+    several are left whole."""
     if len(part) <= LONGEST:
         return part
     end = part.rfind(" ", SHORTEST, LONGEST + 1)
+    if (full_stop := max(part.rfind(mark, SHORTEST, LONGEST) for mark in "。！？")) > 0:
+        end = full_stop + 1
     if end < 0:
         end = LONGEST
         while end > 1 and (_continues(part[end]) or part[end - 1] == "\u200d"):

@@ -23,8 +23,8 @@ from myllm.generate.decode import decode_one_token, prefill
 from myllm.generate.sampling import next_token
 from myllm.model.cache import KVCache
 from myllm.model.gpt import GPTModel
-from myllm.runs.taught import knows_beginnings, never_taught
 from myllm.runs.folder import find_run
+from myllm.runs.taught import knows_beginnings, never_taught
 from myllm.runs.weights import load_model
 from myllm.system.device import choose_device
 from myllm.tokenizer import Tokenizer

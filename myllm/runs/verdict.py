@@ -57,6 +57,17 @@ class Facts:
         """How often the text has been gone through."""
         return step * self.tokens_per_step / max(1, self.n_train_tokens)
 
+    def share_seen(self, step: int) -> str:
+        """How much of the text has been seen, where that is not all of it yet.
+
+        >>> Facts(10_000, 1_000, 100, 600).share_seen(14)
+        '14%'
+        """
+        share = self.times_seen(step)
+        if share < 1e-4:
+            return "next to none"
+        return f"{share:.0%}" if share >= 0.01 else f"{share:.2%}"
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -222,9 +233,10 @@ def _at_the_end(points: Sequence[Point], facts: Facts, best: Point) -> Verdict:
     fell = (reference.val_loss - best.val_loss) / max(1e-9, reference.val_loss)
     if fell > STILL_FALLING and best.step > reference.step:
         times = facts.times_seen(last.step)
+        seen = f"{times:.1f} times through" if times >= 1 else f"{facts.share_seen(last.step)} of"
         sentence = (
-            f"the validation loss was still falling at the end, after {times:.1f} times through "
-            "the text: more steps would help"
+            f"the validation loss was still falling at the end, after {seen} the text: more steps "
+            "would help"
         )
         return Verdict("still improving", sentence, 2 * facts.max_steps)
     return Verdict(

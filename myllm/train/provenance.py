@@ -68,9 +68,7 @@ class Provenance:
         self.facts |= {name: metadata[name] for name in self.facts if name in metadata}
 
 
-def provenance_of(
-    token_file: TokenFile, n_parameters: int, begun: RunFolder | None
-) -> Provenance:
+def provenance_of(token_file: TokenFile, n_parameters: int, begun: RunFolder | None) -> Provenance:
     """What a new run's checkpoints tell.
 
     Args:

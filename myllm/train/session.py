@@ -116,7 +116,8 @@ def settings(request: Request) -> Resolved:
 
     With `minutes` the machine is measured and the text prepared, as the plan depends on both;
     where no text is named, so that one would have to be extracted or downloaded, the values that
-    a plan would choose are those below it, marked as the plan's.
+    a plan would choose are those below it, marked as the plan's. What steps so many `epochs` are
+    is counted, too.
 
     Raises:
         InputError, ConfigError: they cannot work.
@@ -125,7 +126,10 @@ def settings(request: Request) -> Resolved:
     resolved = resolve(**layers)
     config = resolved.config.validate()
     if request.resume is not None:
-        return resolved
+        if not resolved.chosen("epochs"):
+            return resolved
+        run = find_run(request.runs_dir, request.resume)
+        return with_steps_of_epochs(resolved, config, own_text(run, config, run.tokenizer))
     check_names(config)
     check_effects(resolved)
     if config.train.minutes is None and config.train.epochs is None:
