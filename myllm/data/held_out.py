@@ -19,8 +19,9 @@ from myllm.tokenizer import Tokenizer
 SHORTEST, LONGEST = 20, 60  # characters of a line to begin with
 LOOKED_AT = 2_000  # tokens of each range: a line is found in its first ones, or never
 BLOCK = 1 << 24  # tokens looked at at once
-COUNTED = 4_000_000  # tokens that frequencies are taken from, and that a line is looked for in
+COUNTED = 4_000_000  # tokens that frequencies are taken from
 TRIED = 50  # lines that training sees as well: then there is hardly another one
+SEARCHED = 1_000_000  # bytes of training text that a line is looked for in
 XZ_TRAIN, XZ_VAL = 400_000, 200_000  # bytes: two compressions of those take a third of a second
 # where a line is cut: what no shell, on no system, takes as it is within quotes, and control
 # characters
@@ -36,6 +37,7 @@ def first_line(token_file: TokenFile) -> str:
     A line that stands in what is trained on, too, is taken only if there is hardly another one.
     """
     ids = token_file.tokens()
+    taught = _bytes(ids, token_file.train_ranges, token_file.tokenizer, SEARCHED)
     left, first = TRIED, ""
     texts = [
         token_file.tokenizer.decode(ids[start : min(end, start + LOOKED_AT)].tolist())
@@ -46,28 +48,11 @@ def first_line(token_file: TokenFile) -> str:
         for part in (part for text in texts for part in parts(text)):
             line = _shortened(part)
             if len(line) >= SHORTEST:
-                if not left or not _is_taught(line, token_file):
+                if not left or line.encode() not in taught:
                     return line if left else first
                 left, first = left - 1, first or line
             best = line if len(line) > len(best) else best
     return first or best
-
-
-def _is_taught(line: str, token_file: TokenFile) -> bool:
-    """Whether the line occurs in the training text; the tokens at its edges are left out, as
-    those depend on what stands beside them."""
-    ids, wanted = token_file.tokens(), token_file.tokenizer.encode(line)
-    wanted = wanted[1:-1] or wanted
-    left = COUNTED
-    for start, end in token_file.train_ranges:
-        part = ids[start : min(end, start + left)]
-        left -= len(part)
-        at = np.flatnonzero(part[: max(0, len(part) - len(wanted) + 1)] == wanted[0])
-        for k, id in enumerate(wanted[1:], 1):
-            at = at[part[at + k] == id]
-        if len(at):
-            return True
-    return False
 
 
 def _beginnings(text: str) -> Iterator[str]:

@@ -41,8 +41,8 @@ def plan_lines(session: Session) -> list[str]:
     if trainer.step < config.max_steps and facts.times_seen(config.max_steps) < LITTLE:
         once = math.ceil(facts.n_train_tokens / facts.tokens_per_step)
         lines.append(
-            f"warning this run sees only {facts.share_seen(config.max_steps)} of the text: --max-steps {once} goes "
-            "through all of it once, and --minutes plans a run for a time"
+            f"warning this run sees only {facts.share_seen(config.max_steps)} of the text: "
+            f"--max-steps {once} goes through all of it once, and --minutes plans a run for a time"
         )
     return lines
 
