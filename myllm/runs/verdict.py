@@ -22,6 +22,8 @@ HARDLY = 0.97  # of the loss of guessing by frequency: above it next to nothing 
 # so much of the training loss is left, where the other has not fallen any more: the text is being
 # learned by heart, however small the rise still is
 BY_HEART, SLIGHT_RISE = 0.5, 0.015
+# of the validation loss: where the training loss is less, the model is large enough for its text
+APART = 0.8
 LAST_PART, STILL_FALLING = 0.3, 0.01  # of the run; of the loss
 
 
@@ -239,8 +241,10 @@ def _at_the_end(points: Sequence[Point], facts: Facts, best: Point) -> Verdict:
             "would help"
         )
         return Verdict("still improving", sentence, 2 * facts.max_steps)
+    what = (
+        "more text" if last.train_loss < APART * best.val_loss else "more text or a larger model"
+    )
     return Verdict(
         "levelled off",
-        "the validation loss has levelled off: more steps would change little, more text or a "
-        "larger model might",
+        f"the validation loss has levelled off: more steps would change little, {what} might help",
     )
