@@ -208,9 +208,10 @@ def _overfitted(last: Point, best: Point, facts: Facts) -> str:
 
 
 def _learned_nothing(best: Point, facts: Facts) -> Verdict:
+    where = "above" if best.val_loss > facts.unigram_loss else "hardly below"
     sentence = (
-        f"the model has hardly learned anything: its loss, {best.val_loss:.4f}, is not clearly "
-        f"below {facts.unigram_loss:.4f}, that of guessing by how often each token occurs; "
+        f"the model has hardly learned anything: its loss, {best.val_loss:.4f}, is {where} "
+        f"{facts.unigram_loss:.4f}, that of guessing by how often each token occurs; "
     )
     if facts.times_seen(facts.max_steps) > 20:
         return Verdict("learned nothing", sentence + "try another --learning-rate")
