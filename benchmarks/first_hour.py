@@ -5,7 +5,9 @@ python benchmarks/first_hour.py novel.txt --columns 80
 In a folder of its own, on a terminal of so many columns: train on the text, stop with Ctrl-C,
 resume, let it end, generate, write, evaluate, list, compare, delete. Each command that is printed
 on the way is run as it stands. What is wrong with the lines is told at the end: wider than the
-terminal, with a replacement character, or a command that does not work.
+terminal, with a replacement character, or a command that does not work. Of `generate`, `write` and
+`chat` a line may be wider if it is the model's own: then it is in what a pipe gets, too, for the
+same seed.
 """
 
 from __future__ import annotations
@@ -30,7 +32,9 @@ from pathlib import Path
 
 from rich.cells import cell_len
 
-ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b\][^\x07]*\x07|\x1b[=>]")
+# a control sequence and what it is made of; another one; a character
+PIECES = re.compile(r"\x1b\[([0-9;?]*)([A-Za-z])|\x1b\][^\x07]*\x07|\x1b[=>]|([^\x1b])", re.DOTALL)
+SEED = " --sample-seed 1"
 TOLD = re.compile(r"(?:^\s*|with: |try: |: )(myllm (?:\S.*\S))$")  # a command to the line's end
 
 
@@ -49,12 +53,13 @@ class Hour:
         began = time.monotonic()
         code, raw = self._on_terminal(command, keys, stop_at)
         lines = shown(raw)
+        piped = self._piped(command, keys) if command.endswith(SEED) else None
         print("\n".join(lines))
         print(f"[exit code {code}, {time.monotonic() - began:.1f} s]", flush=True)
         if code != expect:
             self.wrong.append(f"exit code {code}, not {expect}: {command}")
         for line in lines:
-            self._check(line, command)
+            self._check(line, command, piped)
         return "\n".join(lines)
 
     def run_told(self) -> None:
@@ -66,9 +71,17 @@ class Hour:
                     command, keys="/quit\n" if "write" in command or "chat" in command else ""
                 )
 
-    def _check(self, line: str, command: str) -> None:
-        writes = command.startswith(("myllm generate", "myllm write", "myllm chat"))
-        if cell_len(line) > self.columns and "myllm " not in line and not writes:
+    def _piped(self, command: str, keys: str) -> set[str]:
+        """The lines that a writing command gives without a terminal, its own apart."""
+        done = subprocess.run(
+            command, shell=True, cwd=self.folder, input=keys, capture_output=True, text=True
+        )
+        return {line.rstrip() for line in done.stdout.split("\n")}
+
+    def _check(self, line: str, command: str, piped: set[str] | None = None) -> None:
+        is_told = command.startswith(("myllm generate", "myllm write")) and piped is None
+        is_text = is_told or line.removeprefix("> ") in (piped or ())
+        if cell_len(line) > self.columns and "myllm " not in line and not is_text:
             self.wrong.append(f"{cell_len(line)} columns: {line!r} of {command}")
         if "\N{REPLACEMENT CHARACTER}" in line:
             self.wrong.append(f"replacement character: {line!r} of {command}")
@@ -81,7 +94,7 @@ class Hour:
         process = subprocess.Popen(
             command, shell=True, cwd=self.folder, stdin=terminal, stdout=terminal, stderr=terminal,
             start_new_session=True, executable="/bin/bash", close_fds=True,
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+            preexec_fn=_in_the_foreground,
         )  # fmt: skip
         os.close(terminal)
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
@@ -106,13 +119,38 @@ class Hour:
         return process.wait(), text
 
 
+def _in_the_foreground() -> None:
+    """Gives a new process the terminal, and Ctrl-C, which a shell takes from what it starts in
+    the background."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+
 def shown(raw: str) -> list[str]:
-    """The lines of a terminal's output: of what was drawn over, the last state."""
-    lines = []
-    for line in ESCAPES.sub("", raw.replace("\r\n", "\n")).split("\n"):
-        states = [state for state in line.split("\r") if state.strip()]
-        lines.append(states[-1].rstrip() if states else "")
-    return lines
+    """The lines that stand on a terminal of any width in the end, as it obeys what it is told."""
+    screen: list[list[str]] = [[]]
+    row = column = 0
+    for number, sequence, character in PIECES.findall(raw):
+        n = int(number) if number.isdigit() else 1
+        if sequence in "AB" and sequence:
+            row = max(0, row + (-n if sequence == "A" else n))
+        elif sequence in "CD" and sequence:
+            column = max(0, column + (n if sequence == "C" else -n))
+        elif sequence == "K":
+            del screen[row][0 if number == "2" else column :]
+        elif sequence == "J":
+            del screen[row][column:], screen[row + 1 :]
+        elif character == "\n":
+            row += 1
+        elif character in ("\r", "\b") and character:
+            column = 0 if character == "\r" else max(0, column - 1)
+        elif character:
+            cells = [character, *[""] * (cell_len(character) - 1)]  # "" where a wide one goes on
+            screen[row] += [" "] * (column - len(screen[row]))
+            screen[row][column : column + len(cells)] = cells
+            column += len(cells)
+        screen += [[] for _ in range(row + 1 - len(screen))]
+    return ["".join(line).rstrip() for line in screen]
 
 
 def main() -> None:
@@ -140,9 +178,9 @@ def spend(hour: Hour, text: str, flags: str) -> None:
     hour.run("myllm train --resume")
     hour.run_told()
     hour.run("myllm generate")
-    hour.run("myllm generate --num-samples 2 --max-new-tokens 40 --temperature 1.2")
-    hour.run("myllm write", keys="Es war\n\nexit\n")
-    hour.run("myllm chat", keys="/help\n/quit\n")
+    hour.run(f"myllm generate --num-samples 2 --max-new-tokens 40 --temperature 1.2{SEED}")
+    hour.run(f"myllm write{SEED}", keys="Es war\n\n/probs\n/settings\n/top\nexit\n")
+    hour.run(f"myllm chat{SEED}", keys="/help\n/quit\n")
     hour.run("myllm evaluate")
     hour.run(f"myllm evaluate {text}")
     hour.run(f"{train} --max-steps 20 --run second")

@@ -20,7 +20,6 @@ from rich.console import Console
 from myllm.checks import check_range, check_ranges, check_run_name
 from myllm.config import MODEL_LIMITS, RunConfig, SamplingConfig, with_values
 from myllm.data.corpora import download_corpus
-from myllm.data.held_out import first_line
 from myllm.data.prepare import prepare as prepare_text
 from myllm.data.token_file import TokenFile
 from myllm.display import TrainingDisplay
@@ -105,7 +104,8 @@ def train(
 def _run_to_its_end(made: Session, quiet: bool, observer: Observer | None) -> Run:
     out = cast(IO[str], PatientStream(sys.stdout))
     console = Console(file=out, highlight=False, markup=False, soft_wrap=True)
-    trainer, line = made.trainer, first_line(made.token_file)
+    trainer = made.trainer
+    line = str(trainer.provenance.facts["beginning"])
     if not quiet:
         _show(console, plan_lines(made))
     points = points_of(made.run.metrics())
@@ -170,9 +170,12 @@ def _show(console: Console, lines: Iterable[str]) -> None:
 def _sampler(made: Session, beginning: str) -> Callable[[int], str]:
     """Samples of what the model writes after a beginning, during training."""
     trainer = made.trainer
-    knows_beginnings = bool(trainer.provenance.facts.get("knows_beginnings"))
+    facts = trainer.provenance.facts
     generator = TextGenerator(
-        trainer.model, made.token_file.tokenizer, knows_beginnings=knows_beginnings
+        trainer.model,
+        made.token_file.tokenizer,
+        knows_beginnings=bool(facts["knows_beginnings"]),
+        never=facts["unseen_tokens"],
     )
 
     def write(step: int) -> str:

@@ -195,7 +195,7 @@ class TrainConfig:
     min_learning_rate: float = 0.0  # where a decaying schedule ends, as a share of the peak
     grad_clip: float = 1.0  # the largest norm of a step's gradient (0: off)
     eval_interval: int | None = None  # steps between evaluations (None: ten in the run)
-    patience: int | None = None  # evaluations in vain until it ends, 0: never (None: by the text)
+    patience: int | None = None  # stop after this many evaluations without a gain (0: never)
     keep: int = 2  # checkpoints kept besides the best one, never fewer than two
     on_nonfinite: str = "stop"  # a loss of NaN or infinity: stop, rollback (and skip the batch)
     on_disk_full: str = "stop"  # no room for a checkpoint: stop, wait (until there is)

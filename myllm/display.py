@@ -93,7 +93,7 @@ class TrainingDisplay(Observer):
         self._outer = watcher()
         self._step = self._first_step = self._max_steps = 0
         self._began: float | None = None
-        self._told_time = self._warned = False
+        self._told_time = self._warned = self._told_brackets = False
 
     # ------------------------------------------------------------- as an observer
 
@@ -223,6 +223,9 @@ class TrainingDisplay(Observer):
             return
         with self.watch("writing a sample", None):
             written = printable(self.write_sample(step)).rstrip()
+        if self.beginning and not self._told_brackets:
+            self._told_brackets = True
+            note = f"{note}; in brackets a line of your text".removeprefix("; ")
         label = f"sample, step {step}" + (f" ({note})" if note else "")
         self.console.print(Text(wrapped(label, self._width), style="dim"))
         text = Text(f"[{self.beginning}]" if self.beginning else "", style="bold")

@@ -16,10 +16,10 @@ from myllm.data.token_file import Ids
 from myllm.generate.generator import TextGenerator
 from myllm.model.gpt import GPTModel
 from myllm.registry import unknown
-from myllm.runs.beginnings import knows_beginnings
 from myllm.runs.folder import RunFolder
 from myllm.runs.remove import delete_run, prune_run
 from myllm.runs.summary import Summary, summary_of
+from myllm.runs.taught import knows_beginnings, never_taught
 from myllm.runs.verify import Finding, check_run
 from myllm.runs.weights import load_model
 from myllm.system.device import autocast, choose_device, choose_dtype
@@ -110,7 +110,9 @@ class Run:
         """
         device = choose_device(self.device)
         model, tokenizer, _ = load_model(self.folder, device)
-        return TextGenerator(model, tokenizer, device, knows_beginnings(self.folder))
+        return TextGenerator(
+            model, tokenizer, device, knows_beginnings(self.folder), never_taught(self.folder)
+        )
 
     @property
     def model(self) -> GPTModel:

@@ -85,3 +85,33 @@ def test_scaling(tmp_path):
     assert [point["batch_size"] for point in points] == [2, 8, 32]
     for point in points:
         assert point["estimated_bytes"] == pytest.approx(point["memory_bytes"], rel=0.35)
+
+
+def test_what_stands_on_a_terminal_in_the_end(monkeypatch):
+    """Of a bar that was drawn again and taken off nothing; of wide characters each one."""
+    pytest.importorskip("pty")
+    monkeypatch.syspath_prepend(str(FOLDER))
+    from first_hour import shown
+
+    bar = "a\r\nbar 1\r\x1b[2Kbar 2\r\x1b[1A\x1b[2Kdone\r\n\x1b[2K"
+    assert shown(f"{bar}日本\x1b[2D語\r\nab\x1b[2D1\x1b]0;t\x07") == ["done", "日語", "1b"]
+
+
+@pytest.mark.parametrize(
+    "kind, is_early, worse, gain, is_true",
+    [
+        ("overfitted", True, 0.2, 0.001, True),
+        ("overfitted", False, -0.1, 0.0, False),
+        ("overfitted", True, 0.2, 0.05, False),
+        ("still improving", False, 0.0, 0.1, True),
+        ("levelled off", False, 0.0, 0.1, False),
+        ("learned nothing", False, 0.0, 0.01, False),
+    ],
+)
+def test_verdicts_are_judged_by_what_they_promise(
+    monkeypatch, kind, is_early, worse, gain, is_true
+):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    from verdicts import measured
+
+    assert measured(kind, is_early, worse, gain, away=0.0)[1] is is_true

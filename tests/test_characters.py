@@ -19,7 +19,7 @@ from myllm.config import SamplingConfig
 from myllm.generate.characters import BETWEEN, BROKEN, NEXT, Characters, states_after
 from myllm.generate.generator import TextGenerator
 from myllm.model import GPTModel
-from myllm.runs.beginnings import knows_beginnings
+from myllm.runs.taught import knows_beginnings
 from myllm.system.atomic import sealed_folder
 from myllm.tokenizer import BPETokenizer, CharTokenizer, ImportedTokenizer
 
@@ -219,6 +219,22 @@ class TestBeginnings:
         run = api.train("one.txt", from_run="many", run="more", quiet=True, max_steps=1,
                         device="cpu", dtype="float32", batch_size=1)  # fmt: skip
         assert run.generator.knows_beginnings
+
+    def test_tokens_that_were_never_taught_are_not_written(self, folder):
+        """Such as control characters, and first bytes of alphabets that the text does not have."""
+        Path("de.txt").write_text("Die Straße läßt grüßen, sagt man.\n" * 99, encoding="utf-8")
+        run = api.train("de.txt", run="de", quiet=True, **SHAPE)
+        known = set(Path("de.txt").read_bytes())
+        assert set(run.generate("Die", **dataclasses.asdict(LOUD)).encode()) <= known
+        self.trained("english")
+        more = api.train("de.txt", from_run="english", run="more", quiet=True, max_steps=1,
+                         device="cpu", dtype="float32", batch_size=1)  # fmt: skip
+        both = known | set(Path("english.jsonl").read_bytes())
+        seen = set().union(*(
+            more.generate("the", **{**dataclasses.asdict(LOUD), "sample_seed": i}).encode()
+            for i in range(9)
+        ))  # fmt: skip
+        assert seen <= both and seen - known
 
     def test_samples_during_training(self, folder, monkeypatch):
         """By the same rule, as seen in what the model is given to read."""

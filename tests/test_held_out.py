@@ -45,15 +45,15 @@ class TestFirstLine:
     @pytest.mark.parametrize("tokenizer", ["bpe", "char"])
     @pytest.mark.parametrize("name", TEXTS)
     def test_of_any_text(self, prepared, name, tokenizer):
-        """It is of the text, can be shown, is never empty, the same each time, and what a shell
-        is told arrives."""
+        """It is of the text, can be shown, is the same each time, and what a shell is told
+        arrives; empty only where there is nothing to show."""
         token_file = prepared(TEXTS[name], tokenizer)
         line = first_line(token_file)
-        assert line == line.strip() and 1 <= len(line) <= 60 and first_line(token_file) == line
-        assert line in TEXTS[name] or name == "controls"
+        assert line == line.strip() and len(line) <= 60 and first_line(token_file) == line
+        assert line in TEXTS[name] and bool(line) == (name != "controls")
         assert not set(line) & set('"\\$`%\ufffd') and not line.startswith("-")
         assert all(character.isprintable() for character in line)
-        assert shlex.split(quoted(line, windows=False)) == [line]
+        assert shlex.split(quoted(line, windows=False)) == ([line] if line else [""])
         if name in ("lines", "windows", "one line", "list"):
             assert len(line) >= 20
 
@@ -67,11 +67,25 @@ class TestFirstLine:
         ]
         assert any(f"\n{line}" in part for part in held_out) and line.startswith("line ")
 
+    @pytest.mark.parametrize("tokenizer", ["bpe", "char"])
+    def test_is_none_that_training_sees_as_well(self, prepared, tokenizer):
+        """What stands at the end of each chapter is known by heart soon; a text that has nothing
+        else has a line all the same."""
+        same = "This is what stands at the end of each chapter of the book.\n"
+        token_file = prepared(
+            "".join(f"{same * 9}There was {i}.\n" for i in range(400)), tokenizer
+        )
+        assert first_line(token_file).startswith("This is what")
+        chapters = (f"{same * 9}Chapter {i} has {i * 7} words of its own.\n" for i in range(400))
+        assert first_line(prepared("".join(chapters), tokenizer)).startswith("Chapter ")
+
     def test_ends_at_a_word_and_leaves_characters_whole(self, prepared):
         line = first_line(prepared(TEXTS["one line"]))
         assert line.split()[-1] in TEXTS["one line"].split()
         assert not first_line(prepared(TEXTS["accents"])).startswith("\u0301")
         assert first_line(prepared(TEXTS["accents"])).endswith("\u0301")
+        long = "接收路由更新信息，可以用来修改第四版的路由表。（参见第二章" + CHINESE[:90]
+        assert first_line(prepared(f"{long}\n" * 99)).endswith("路由表。")
 
 
 class TestComparisons:

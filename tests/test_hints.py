@@ -67,8 +67,9 @@ class TestHints:
         )
         assert made.code == 0, made.err
         made = run("import", "my hf", "--runs-dir", "new runs")
-        generate, train = hints(made.out)
-        assert run(*generate, "--max-new-tokens", "2").code == 0
+        *writing, train = hints(made.out)
+        assert [args[0] for args in writing] == ["generate", "write"]
+        assert run(*writing[0], "--max-new-tokens", "2").code == 0
         train = ["my text's.txt" if word == "FILE" else word for word in train]
         assert run(*train, "--max-steps", "1", "--batch-size", "1", "--kernels", "plain").code == 0
 

@@ -128,7 +128,7 @@ class TestCompare:
         assert run("train", "story.txt", "--run", "other", *TINY, "--seed", "7").code == 0
         out = run("runs", "compare", "story", "other").out
         assert re.search(r"^seed +1 +7$", out, re.M) and "d_model" not in out
-        assert out.splitlines()[-1].endswith("losses and bits per byte compare")
+        assert out.splitlines()[-1].endswith("losses and bits per byte can be compared")
 
     @pytest.mark.parametrize(
         "flags, said",

@@ -217,9 +217,11 @@ class TestEpochs:
         assert run("train", "a.txt", *STEPLESS, "--epochs", "1").code == 0
         config = text / "checkpoints" / "a" / "config.toml"
         once = from_toml(config).train.max_steps
+        shown = run("train", "--resume", "a", "--epochs", "2", "--show-settings").out
         done = run("train", "--resume", "a", "--epochs", "2")
         assert done.code == 0, done.err
         train = from_toml(config).train
+        assert ["max_steps", str(train.max_steps), "epochs"] in map(str.split, shown.splitlines())
         assert train.epochs == 2 and abs(train.max_steps - 2 * once) <= 1
         assert run("train", "--resume", "a", "--max-steps", str(2 * once + 5)).code == 0
         train = from_toml(config).train

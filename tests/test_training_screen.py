@@ -140,7 +140,7 @@ class TestSamples:
         assert any(row.startswith(f"  myllm generate '{line}' --run story") for row in found)
         code, found = shown(100, "train", "--resume", "story", "--max-steps", "8")
         assert {row[3:].partition("]")[0] for row in found if row.startswith("│ [")} == {line}
-        assert any("sample, step 6 (where the run goes on)" in row for row in found)
+        assert any("sample, step 6 (where the run goes on; in brackets" in row for row in found)
 
     def test_of_a_model_that_is_not_kept(self):
         shown, out = display(80, beginning="The king")

@@ -139,6 +139,18 @@ class TestVerdict:
         assert verdict(curve([4.0, 3.9, 3.8]), few).kind == "too little text"
         assert verdict(curve([4.0, 5.0, 6.0], [4.0, 3.0, 2.0]), few).kind == "overfitted"
 
+    @pytest.mark.parametrize("n, seen", [(10**6, "36% of"), (10**5, "3.6 times through")])
+    def test_how_much_was_seen(self, n, seen):
+        facts = Facts(n, 10**5, 2_000, 300, 6.0)
+        assert f"after {seen} the text" in verdict(curve([4.0, 3.5, 3.0]), facts).sentence
+
+    def test_a_larger_model_is_not_advised_where_there_is_too_little_text(self):
+        """There the loss on the training text has left the other one behind."""
+        losses = [4.0, 3.0, 3.01, 2.99, 3.0, 3.0, 2.99, 3.0]
+        for trains, advice in ((losses, "or a larger model"), ([0.7 * x for x in losses], "text")):
+            found = verdict(curve(losses, trains), FACTS)
+            assert found.kind == "levelled off" and f"{advice} might help" in found.sentence
+
     def test_what_more_steps_would_help_is_named(self):
         assert verdict(curve([4.0, 3.5, 3.2, 3.0, 2.9]), FACTS).more_steps == 1200
         short = Facts(10**6, 10**5, 100, 4, 6.0)

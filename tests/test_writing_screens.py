@@ -15,6 +15,7 @@ from cli_place import assert_refused
 from myllm.cli.writer import Writer, joined
 from myllm.config import SamplingConfig
 from myllm.generate.generator import TextGenerator
+from myllm.runs.folder import RunFolder
 from myllm.tokenizer import BPETokenizer
 
 pytestmark = pytest.mark.usefixtures("quiet_terminal")
@@ -222,18 +223,20 @@ class TestWrite:
 
     @pytest.mark.parametrize("width", [60, 80, 120])
     def test_fits_the_terminal(self, place, run, monkeypatch, width):
-        """Every line of ours, without a terminal's codes."""
-        monkeypatch.setenv("COLUMNS", str(width))
+        """Every line of ours, without a terminal's codes; the example is of the run's own text."""
+        for module in ("cli.writer", "system.terminal"):
+            monkeypatch.setattr(f"myllm.{module}.terminal_width", lambda stream: width)
+        example = RunFolder(Path("checkpoints/chars")).checkpoints.metadata()["beginning"]
         lines = "/help\n/settings\n/what\n/temperature abc\n/quit\n"
         for verb in ("write", "chat"):
             monkeypatch.setattr(sys, "stdin", io.StringIO(lines))
             out = run(verb, "--run", "chars", "--max-new-tokens", "3").out
-            assert max(map(len, out.splitlines())) < width and "\x1b" not in out
-            assert out.index("/quit leaves" if width != 60 else "leaves") < out.index("/reset")
+            assert max(map(len, out.splitlines())) <= width and "\x1b" not in out
+            assert f'such as "{example}", and press' in " ".join(out.split())
+            assert out.index("leaves") < out.index("/reset")
 
     def test_where_what_is_typed_is_kept(self, place, run, monkeypatch):
         """Said by /help; nothing is kept of what comes from elsewhere than a terminal."""
-        monkeypatch.setenv("COLUMNS", "200")
         monkeypatch.setenv("HOME", str(Path("home").resolve()))
         monkeypatch.setenv("USERPROFILE", str(Path("home").resolve()))
         Path("home").mkdir()

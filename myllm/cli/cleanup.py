@@ -36,7 +36,7 @@ def delete(options: DeleteOptions) -> None:
     if not options.yes and not _agreed(f"delete {what} ({size}) for good?"):
         raise InputError(f"{what}: not deleted; --yes deletes without asking")
     for run in runs:
-        say(f"{run.path}: deleted, {short_bytes(delete_run(run))} are free")
+        say(f"{run.path}: deleted, {short_bytes(delete_run(run))} freed")
     sweep(Path(options.runs_dir))
 
 
@@ -80,7 +80,7 @@ def prune(options: PruneOptions) -> None:
         return
     freed = sum(prune_run(run).n_bytes for run, _ in plans)
     sweep(Path(options.runs_dir))
-    say(f"{short_bytes(freed)} are free")
+    say(f"{short_bytes(freed)} freed")
 
 
 def _agreed(question: str) -> bool:

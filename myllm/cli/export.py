@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from myllm.cli.parse import Common, Trained
-from myllm.cli.verb import Verb, run_flags, runs_dir_flag
+from myllm.cli.verb import Verb, generate_command, run_flags, runs_dir_flag
 from myllm.config import positional
 
 if TYPE_CHECKING:
     from myllm.formats.compare import Comparison
     from myllm.run import Run
+
+SHOWN = 40  # characters of what was written for a comparison
 
 
 @dataclass(frozen=True)
@@ -48,17 +50,18 @@ def export(options: ExportOptions) -> None:
 
 
 def _print_comparison(run: Run, found: Comparison) -> None:
-    from myllm.system.terminal import printable, say
+    from myllm.system.terminal import say
 
     say(
         f"read back with {found.reader}: normalised logits differ by {found.difference:.1e} at "
         f"most (the largest is {found.scale:.1f}); {len(found.ours)} tokens written greedily are "
         + ("the same" if found.ours == found.theirs else "not the same")
     )
-    width = max(len("myllm"), len(found.reader))
+    width = 2 + max(len("myllm"), len(found.reader))
     for name, ids in (("myllm", found.ours), (found.reader, found.theirs)):
         text = json.dumps(run.folder.tokenizer.decode(ids[:20]), ensure_ascii=False)
-        print(f"  {name:{width}}  {printable(text)}")
+        text = text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
+        say(f"{name:{width}}{text}", indent=width)
 
 
 @dataclass(frozen=True)
@@ -85,9 +88,11 @@ def import_model(options: ImportOptions) -> None:
     if not options.path:
         raise InputError("no folder is named: myllm import FOLDER")
     run = api.import_model(options.path, options.run, options.runs_dir)
+    flags = run_flags(run.name, options.runs_dir)
     say(
         f"{run.path}: imported; try",
-        f'  myllm generate "Once upon a time" {run_flags(run.name, options.runs_dir)}',
+        f"  {generate_command(None, flags)}",
+        f"  myllm write {flags}",
         f"  myllm train FILE --from {quoted(run.name)}{runs_dir_flag(options.runs_dir)}",
     )
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 from myllm.cli.named import SomeRuns, named_runs
 from myllm.cli.parse import Common
 from myllm.cli.table import Column, fitted, screen_width
-from myllm.cli.verb import Verb, run_flags, runs_dir_flag
+from myllm.cli.verb import Verb, generate_command, run_flags, runs_dir_flag
 from myllm.config import positional
 from myllm.errors import ConfigError, InputError
 from myllm.system.shell import quoted
@@ -108,6 +108,7 @@ def show(options: ShowOptions) -> None:
     """Prints a run in full, and commands to try with it."""
     from myllm.runs.folder import find_run
     from myllm.runs.summary import summary_of
+    from myllm.runs.taught import a_beginning
     from myllm.system.terminal import say
 
     run = find_run(Path(options.runs_dir), options.run)
@@ -122,10 +123,9 @@ def show(options: ShowOptions) -> None:
     if summary.facts:
         flags, name = run_flags(run.name, options.runs_dir), quoted(run.name)
         where = runs_dir_flag(options.runs_dir)
-        beginning = summary.facts.get("beginning", "Once upon a time")
         say(
             "try",
-            f"  myllm generate {quoted(str(beginning))} {flags}",
+            f"  {generate_command(a_beginning(run), flags)}",
             f"  myllm evaluate {'' if summary.text else 'TEXT '}{flags}",
             f"  myllm export {name}{where} --to gguf",
             f"  myllm train FILE --from {name}{where}",

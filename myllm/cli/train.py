@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from myllm.cli.parse import alone, given
-from myllm.cli.verb import Verb, began, run_flags
+from myllm.cli.verb import Verb, began, generate_command, run_flags
 from myllm.config import RunConfig, flat_values
 from myllm.errors import ConfigError
-from myllm.system.shell import quoted
 
 if TYPE_CHECKING:
     from myllm.presets import Resolved
@@ -67,10 +66,11 @@ def result_lines(run: Run, runs_dir: str) -> list[str]:
     lines = [
         f"best validation loss {run.state.best_loss:.4f} nats per token, "
         f"{run.state.best_bits_per_byte:.4f} bits per byte, at step {run.state.best_step}",
-        f"to compare: xz takes {outcome.xz_bits_per_byte:.4f} bits per byte for the same text",
+        f"to compare: the compressor xz takes {outcome.xz_bits_per_byte:.4f} bits per byte for "
+        "the same text",
         outcome.verdict.sentence,
         f"the model is in {run.path}; try",
-        f"  myllm generate {quoted(outcome.beginning)} {flags}",
+        f"  {generate_command(outcome.beginning, flags)}",
         f"  myllm write {flags}",
     ]
     if (more := outcome.verdict.more_steps) is not None:

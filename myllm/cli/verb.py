@@ -57,6 +57,19 @@ def run_flags(name: str, runs_dir: str | Path = "checkpoints") -> str:
     return f"--run {quoted(name)}{runs_dir_flag(runs_dir)}"
 
 
+def generate_command(beginning: str | None, flags: str) -> str:
+    """The command that lets a run write, after a line of its own text where one is known.
+
+    >>> generate_command("The king", "--run novel")
+    "myllm generate 'The king' --run novel"
+    >>> generate_command(None, "--run gpt2")
+    'myllm generate --run gpt2'
+    """
+    return (
+        f"myllm generate {quoted(beginning)} {flags}" if beginning else f"myllm generate {flags}"
+    )
+
+
 def runs_dir_flag(runs_dir: str | Path) -> str:
     """The flag that names the folder of runs, after a blank, where it is not the default one."""
     where = str(runs_dir)

@@ -39,13 +39,14 @@ class ChatOptions(WriteOptions):
 def write(options: WriteOptions) -> None:
     """The interactive mode."""
     sampling = SamplingConfig(**options.sampling).validate()
-    from myllm.cli.writer import Writer, wrapped
-    from myllm.system.terminal import printable
+    from myllm.cli.writer import Writer
+    from myllm.runs.taught import a_beginning
+    from myllm.system.terminal import say
 
     run = loaded(options)
     if isinstance(options, ChatOptions):
-        print(wrapped(printable(_why_no_chat(run.tokenizer.chat_template, run.name))), end="")
-    Writer(run.generator, sampling, history=options.history).run()
+        say(_why_no_chat(run.tokenizer.chat_template, run.name))
+    Writer(run.generator, sampling, None, options.history, a_beginning(run.folder)).run()
 
 
 def _why_no_chat(template: str | None, name: str) -> str:

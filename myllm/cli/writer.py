@@ -9,9 +9,7 @@ import contextlib
 import dataclasses
 import io
 import shlex
-import shutil
 import sys
-import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,15 +20,16 @@ from myllm.errors import InputError
 from myllm.generate.generator import TextGenerator
 from myllm.registry import nearest
 from myllm.system.places import home
-from myllm.system.terminal import Screen
+from myllm.system.terminal import Screen, printable
+from myllm.system.wrapping import terminal_width, wrapped
 
 if TYPE_CHECKING:
     from prompt_toolkit.history import History
 
 WORDS = ("help", "exit", "quit")  # commands without a slash, too, where they are all of a line
 WELCOME = (
-    "Type how a text begins, such as Once upon a time, and press Enter: the model writes on. "
-    "Enter alone lets it go on, or begin by itself. /help lists the commands, /quit leaves."
+    "Type how a text begins{example} and press Enter: the model writes on. Enter alone lets it go "
+    "on, or begin by itself. /help lists the commands, /quit leaves."
 )
 COMMANDS = (
     ("a line", "goes into the text as a new line, and the model writes on from its end"),
@@ -49,6 +48,7 @@ NOTES = (
     "begins with /, is meant as text, put a blank before it.",
     "{history}",
 )
+INDENT = 24  # columns before what a command does
 KINDS = {float: "a number", int: "a whole number"}
 ON, OFF = ("on", "yes", "true"), ("off", "no", "false", "none")
 
@@ -62,6 +62,7 @@ class Writer:
         sampling: SamplingConfig,
         write: Callable[[str], None] | None = None,
         history: bool = True,
+        beginning: str | None = None,
     ) -> None:
         """
         Args:
@@ -70,15 +71,17 @@ class Writer:
             write: where text goes; standard output by default, where a terminal gets no control
                 characters: what a model writes cannot move the cursor.
             history: whether what is typed at a terminal is kept for the next time.
+            beginning: how a text of the model's kind may begin, to be told as an example.
         """
         self.generator, self.sampling = generator, sampling
         self.text = ""
         self._write = write or Screen(sys.stdout).write
         self._history = _history_path() if history else None
+        self._example = f', such as "{printable(beginning)}",' if beginning else ""
 
     def run(self) -> None:
         """Reads lines until the end or `/quit`: from a terminal with editing and history."""
-        self._write(wrapped(WELCOME))
+        self._say(WELCOME.format(example=self._example))
         for line in _lines(self._history):
             if not self.respond(line):
                 break
@@ -92,7 +95,7 @@ class Writer:
         try:
             return self._command(line)
         except (InputError, ValueError) as error:
-            self._write(wrapped(str(error)))
+            self._say(str(error))
             return True
 
     def _continue(self, line: str) -> bool:
@@ -105,8 +108,8 @@ class Writer:
                 self.text += piece
             self._write("\n")
             if len(self.text) == n_before and self.sampling.max_new_tokens:
-                self._write(wrapped("(nothing: for the model the text ends here; type how it "
-                                    "goes on, or /reset)"))  # fmt: skip
+                self._say("(nothing: for the model the text ends here; type how it goes on, or "
+                          "/reset)")  # fmt: skip
         except KeyboardInterrupt:
             self._write("\n")
         return True
@@ -146,9 +149,13 @@ class Writer:
             "history": f"What you type is {where if self._history else 'not kept'}.",
         }
         for command, meaning in COMMANDS:
-            self._write(wrapped(meaning.format(**filled), f"  {command:24}"))
+            self._say(f"{command:{INDENT}}{meaning.format(**filled)}", INDENT)
         for note in NOTES:
-            self._write(wrapped(note.format(**filled)))
+            self._say(note.format(**filled))
+
+    def _say(self, text: str, indent: int = 0) -> None:
+        """Shows a line of ours, not the model's, within the width of the terminal."""
+        self._write(wrapped(text, terminal_width(sys.stdout), indent) + "\n")
 
     def _set(self, name: str, values: list[str], kind: str) -> None:
         shown = name.replace("_", "-")
@@ -189,18 +196,6 @@ def joined(text: str, line: str) -> str:
     if not line or goes_on or text[-1].isspace():
         return text + line
     return f"{text}\n{line}"
-
-
-def wrapped(text: str, label: str = "") -> str:
-    """Lines for the terminal's width, the first after a label, the others below its end."""
-    width = max(40, shutil.get_terminal_size().columns - 1)
-    if len(label) > width // 2:
-        label = label.rstrip() + "  "
-    indent = " " * min(len(label), width // 2)
-    lines = textwrap.wrap(
-        text, width, initial_indent=label, subsequent_indent=indent, break_on_hyphens=False
-    )
-    return "\n".join(lines) + "\n"
 
 
 def _off(name: str, kind: str) -> dict[str, Any]:

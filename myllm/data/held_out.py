@@ -18,8 +18,10 @@ from myllm.tokenizer import Tokenizer
 
 SHORTEST, LONGEST = 20, 60  # characters of a line to begin with
 LOOKED_AT = 2_000  # tokens of each range: a line is found in its first ones, or never
-ANYTHING = "Once upon a time"  # where nothing that is held out can be shown
+BLOCK = 1 << 24  # tokens looked at at once
 COUNTED = 4_000_000  # tokens that frequencies are taken from
+TRIED = 50  # lines that training sees as well: then there is hardly another one
+SEARCHED = 1_000_000  # bytes of training text that a line is looked for in
 XZ_TRAIN, XZ_VAL = 400_000, 200_000  # bytes: two compressions of those take a third of a second
 # where a line is cut: what no shell, on no system, takes as it is within quotes, and control
 # characters
@@ -29,10 +31,14 @@ _SENTENCE_END = re.compile(r"(?<=[.!?…。！？]) +|(?<=[。！？])")
 
 def first_line(token_file: TokenFile) -> str:
     """The beginning of a line, or of a sentence, that training does not see: 20 to 60 characters
-    up to a word's end, where the text has such lines; else the nearest to it. Never empty, always
-    the same for the same text, and fit for a command line.
+    up to a word's end, where the text has such lines; else the nearest to it. Always the same for
+    the same text, and fit for a command line; empty where nothing of it can be shown.
+
+    A line that stands in what is trained on, too, is taken only if there is hardly another one.
     """
     ids = token_file.tokens()
+    taught = _bytes(ids, token_file.train_ranges, token_file.tokenizer, SEARCHED)
+    left, first = TRIED, ""
     texts = [
         token_file.tokenizer.decode(ids[start : min(end, start + LOOKED_AT)].tolist())
         for start, end in token_file.val_ranges
@@ -42,9 +48,11 @@ def first_line(token_file: TokenFile) -> str:
         for part in (part for text in texts for part in parts(text)):
             line = _shortened(part)
             if len(line) >= SHORTEST:
-                return line
+                if not left or line.encode() not in taught:
+                    return line if left else first
+                left, first = left - 1, first or line
             best = line if len(line) > len(best) else best
-    return best or ANYTHING
+    return first or best
 
 
 def _beginnings(text: str) -> Iterator[str]:
@@ -91,10 +99,13 @@ def _from_first_word(part: str) -> str:
 
 
 def _shortened(part: str) -> str:
-    """Up to a word's end; characters that consist of several are left whole."""
+    """Up to a word's end, or that of a Chinese or Japanese sentence; characters that consist of
+    several are left whole."""
     if len(part) <= LONGEST:
         return part
     end = part.rfind(" ", SHORTEST, LONGEST + 1)
+    if (full_stop := max(part.rfind(mark, SHORTEST, LONGEST) for mark in "。！？")) > 0:
+        end = full_stop + 1
     if end < 0:
         end = LONGEST
         while end > 1 and (_continues(part[end]) or part[end - 1] == "\u200d"):
@@ -115,6 +126,16 @@ def unigram_loss(token_file: TokenFile) -> float:
     counts += _counts(token_file, token_file.train_ranges)
     val = _counts(token_file, token_file.val_ranges)
     return float(-(val * np.log(counts / counts.sum())).sum() / max(1, val.sum()))
+
+
+def unseen_tokens(token_file: TokenFile) -> list[int]:
+    """The ids of the vocabulary that occur nowhere in the text, such as single bytes of
+    characters that it does not have."""
+    ids = token_file.tokens()
+    seen = np.zeros(token_file.tokenizer.vocab_size, bool)
+    for start in range(0, len(ids), BLOCK):
+        seen[ids[start : start + BLOCK]] = True
+    return [int(id) for id in np.flatnonzero(~seen)]
 
 
 def _counts(token_file: TokenFile, ranges: Sequence[Range]) -> np.ndarray:

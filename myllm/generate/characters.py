@@ -52,11 +52,12 @@ NEXT = _next_states()
 class Characters:
     """Which tokens of a vocabulary may follow in each state of the automaton."""
 
-    def __init__(self, tokenizer: Tokenizer, n_ids: int) -> None:
+    def __init__(self, tokenizer: Tokenizer, n_ids: int, never: Sequence[int] = ()) -> None:
         """
         Args:
             tokenizer: what the ids stand for.
             n_ids: of the model, which may have more than the tokenizer.
+            never: ids that may follow nowhere.
         """
         self._tokenizer = tokenizer
         tokens = [tokenizer.token_bytes(id) for id in range(tokenizer.vocab_size)]
@@ -65,7 +66,7 @@ class Characters:
         allowed = self._after != BROKEN
         empty = np.array([not token for token in tokens[:n_ids]])
         allowed[1:, empty] = False  # nothing ends, or begins, in the middle of a character
-        never = [*tokenizer.ids_without_token(n_ids), *tokenizer.unknown_ids]
+        never = [*never, *tokenizer.ids_without_token(n_ids), *tokenizer.unknown_ids]
         allowed[:, [id for id in never if id < n_ids]] = False
         allowed &= _leads_on(self._after, allowed)
         self._penalties = [_penalty(row) for row in allowed]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -23,8 +23,8 @@ from myllm.generate.decode import decode_one_token, prefill
 from myllm.generate.sampling import next_token
 from myllm.model.cache import KVCache
 from myllm.model.gpt import GPTModel
-from myllm.runs.beginnings import knows_beginnings
 from myllm.runs.folder import find_run
+from myllm.runs.taught import knows_beginnings, never_taught
 from myllm.runs.weights import load_model
 from myllm.system.device import choose_device
 from myllm.tokenizer import Tokenizer
@@ -47,6 +47,7 @@ class TextGenerator:
         tokenizer: Tokenizer,
         device: torch.device | str | None = None,
         knows_beginnings: bool = False,
+        never: Sequence[int] = (),
     ) -> None:
         """
         Args:
@@ -56,11 +57,12 @@ class TextGenerator:
             knows_beginnings: whether it has seen documents begin after end of text, as one that
                 learned from a single document has not. It then begins a document where there is
                 no prompt; else a line, which every model can.
+            never: ids that are not written: those of tokens it has never been taught.
         """
         self.device = torch.device(device or model.token_embedding.weight.device)
         self.model = model.to(self.device)
         self.tokenizer = tokenizer
-        self.knows_beginnings = knows_beginnings
+        self.knows_beginnings, self._never = knows_beginnings, never
         self._without_token = torch.tensor(
             tokenizer.ids_without_token(model.config.vocab_size), dtype=torch.long
         )
@@ -82,7 +84,7 @@ class TextGenerator:
         chosen = choose_device(device)
         folder = find_run(Path(runs_dir), run)
         model, tokenizer, _ = load_model(folder, chosen)
-        return cls(model, tokenizer, chosen, knows_beginnings(folder))
+        return cls(model, tokenizer, chosen, knows_beginnings(folder), never_taught(folder))
 
     def generate(self, prompt: str = "", sampling: SamplingConfig = SamplingConfig()) -> str:
         """The text that follows `prompt`, without it."""
@@ -145,7 +147,7 @@ class TextGenerator:
     @cached_property
     def _characters(self) -> Characters:
         """Worked out at first use: a model can be loaded for other things."""
-        return Characters(self.tokenizer, self.model.config.vocab_size)
+        return Characters(self.tokenizer, self.model.config.vocab_size, self._never)
 
     def stream_ids(self, ids: list[int], sampling: SamplingConfig) -> Iterator[int]:
         """The ids that follow `ids`, up to end of text (which is not given out)."""

@@ -29,19 +29,25 @@ def what_compares(summaries: Sequence[Summary], configs: Sequence[RunConfig]) ->
         return len({str(summary.facts.get(name)) for summary in summaries}) > 1
 
     if any("tokenizer" not in summary.facts for summary in summaries):
-        return "not all of them have a checkpoint yet: nothing compares"
+        return "not all of them have a checkpoint yet: nothing can be compared"
     if any("text" not in summary.facts for summary in summaries):
-        return "not all of them were trained on a text here: nothing compares but what you measure"
+        return (
+            "not all of them were trained on a text here: only what you measure yourself can be "
+            "compared"
+        )
     measure = "measure all on one text that none has seen: myllm evaluate TEXT --run RUN"
     if differ("text"):
         return (
-            f"their texts are not the same, so neither losses nor bits per byte compare: {measure}"
+            "their texts are not the same, so neither losses nor bits per byte can be compared: "
+            f"{measure}"
         )
     if len({config.text.val_split for config in configs}) > 1:
         return (
             "other parts of the text were held out (val_split), so neither losses nor bits per "
-            f"byte compare: {measure}"
+            f"byte can be compared: {measure}"
         )
     if differ("tokenizer"):
         return "their tokenizers are not the same: compare bits per byte, not losses per token"
-    return "text, tokenizer and held-out part are the same: losses and bits per byte compare"
+    return (
+        "text, tokenizer and held-out part are the same: losses and bits per byte can be compared"
+    )

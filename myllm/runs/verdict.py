@@ -22,6 +22,8 @@ HARDLY = 0.97  # of the loss of guessing by frequency: above it next to nothing 
 # so much of the training loss is left, where the other has not fallen any more: the text is being
 # learned by heart, however small the rise still is
 BY_HEART, SLIGHT_RISE = 0.5, 0.015
+# of the validation loss: where the training loss is less, the model is large enough for its text
+APART = 0.8
 LAST_PART, STILL_FALLING = 0.3, 0.01  # of the run; of the loss
 
 
@@ -56,6 +58,17 @@ class Facts:
     def times_seen(self, step: int) -> float:
         """How often the text has been gone through."""
         return step * self.tokens_per_step / max(1, self.n_train_tokens)
+
+    def share_seen(self, step: int) -> str:
+        """How much of the text has been seen, where that is not all of it yet.
+
+        >>> Facts(10_000, 1_000, 100, 600).share_seen(14)
+        '14%'
+        """
+        share = self.times_seen(step)
+        if share < 1e-4:
+            return "next to none"
+        return f"{share:.0%}" if share >= 0.01 else f"{share:.2%}"
 
 
 @dataclass(frozen=True)
@@ -195,9 +208,10 @@ def _overfitted(last: Point, best: Point, facts: Facts) -> str:
 
 
 def _learned_nothing(best: Point, facts: Facts) -> Verdict:
+    where = "above" if best.val_loss > facts.unigram_loss else "hardly below"
     sentence = (
-        f"the model has hardly learned anything: its loss, {best.val_loss:.4f}, is not clearly "
-        f"below {facts.unigram_loss:.4f}, that of guessing by how often each token occurs; "
+        f"the model has hardly learned anything: its loss, {best.val_loss:.4f}, is {where} "
+        f"{facts.unigram_loss:.4f}, that of guessing by how often each token occurs; "
     )
     if facts.times_seen(facts.max_steps) > 20:
         return Verdict("learned nothing", sentence + "try another --learning-rate")
@@ -222,13 +236,16 @@ def _at_the_end(points: Sequence[Point], facts: Facts, best: Point) -> Verdict:
     fell = (reference.val_loss - best.val_loss) / max(1e-9, reference.val_loss)
     if fell > STILL_FALLING and best.step > reference.step:
         times = facts.times_seen(last.step)
+        seen = f"{times:.1f} times through" if times >= 1 else f"{facts.share_seen(last.step)} of"
         sentence = (
-            f"the validation loss was still falling at the end, after {times:.1f} times through "
-            "the text: more steps would help"
+            f"the validation loss was still falling at the end, after {seen} the text: more steps "
+            "would help"
         )
         return Verdict("still improving", sentence, 2 * facts.max_steps)
+    what = (
+        "more text" if last.train_loss < APART * best.val_loss else "more text or a larger model"
+    )
     return Verdict(
         "levelled off",
-        "the validation loss has levelled off: more steps would change little, more text or a "
-        "larger model might",
+        f"the validation loss has levelled off: more steps would change little, {what} might help",
     )

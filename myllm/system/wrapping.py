@@ -40,7 +40,7 @@ def wrapped(line: str, width: int | None, indent: int = 0) -> str:
     Args:
         line: without control characters.
         width: columns; None: any width will do.
-        indent: columns that all lines but the first are moved by.
+        indent: columns that all lines but the first are moved by, half the width at most.
 
     >>> print(wrapped("steps   to 600, of 2,048 tokens each", 24, indent=8))
     steps   to 600, of 2,048
@@ -51,6 +51,7 @@ def wrapped(line: str, width: int | None, indent: int = 0) -> str:
     if width is None or cell_len(line) <= width or line.startswith(" "):
         return line
     width, lines, row, margin = max(width, NARROWEST), [], "", ""
+    indent = min(indent, width // 2)
     for part in _PART.findall(line):
         for piece in _fitting(part, width - indent):
             if row.strip() and cell_len((row + piece).rstrip()) > width:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from myllm.data.held_out import first_line, xz_bits_per_byte
+from myllm.data.held_out import xz_bits_per_byte
 from myllm.runs.verdict import Facts, Verdict, points_of, verdict
 from myllm.train.session import Session
 
@@ -44,6 +44,6 @@ def outcome_of(session: Session) -> Outcome:
     """What came of a run that has ended."""
     return Outcome(
         verdict(points_of(session.run.metrics()), facts_of(session)),
-        first_line(session.token_file),
+        str(session.trainer.provenance.facts["beginning"]),
         xz_bits_per_byte(session.token_file),
     )

@@ -41,8 +41,8 @@ def plan_lines(session: Session) -> list[str]:
     if trainer.step < config.max_steps and facts.times_seen(config.max_steps) < LITTLE:
         once = math.ceil(facts.n_train_tokens / facts.tokens_per_step)
         lines.append(
-            f"warning this run sees only {_share(facts)} of the text: --max-steps {once} goes "
-            "through all of it once, and --minutes plans a run for a time"
+            f"warning this run sees only {facts.share_seen(config.max_steps)} of the text: "
+            f"--max-steps {once} goes through all of it once, and --minutes plans a run for a time"
         )
     return lines
 
@@ -51,24 +51,25 @@ def _steps_line(session: Session, facts: Facts) -> str:
     trainer = session.trainer
     config, T = trainer.config, trainer.train_data.context_length
     of_length = f" in sequences of {T:,}" if T < trainer.model.config.context_length else ""
-    begin = f"from step {trainer.step} " if trainer.step else ""
+    begin = f"from step {trainer.step} to" if trainer.step else "to"
+    if is_done := trainer.step >= config.max_steps:
+        begin = "all done,"
     times = facts.times_seen(config.max_steps)
-    seen = f"{times:.1f} times the text" if times >= 1 else f"{_share(facts)} of the text"
+    seen = (
+        f"{times:.1f} times the text"
+        if times >= 1
+        else f"{facts.share_seen(config.max_steps)} of the text"
+    )
     line = (
-        f"steps   {begin}to {config.max_steps:,}, {facts.tokens_per_step:,} tokens each"
+        f"steps   {begin} {config.max_steps:,}, {facts.tokens_per_step:,} tokens each"
         f"{of_length} ({seen})"
     )
-    if config.patience:
+    if config.patience and not is_done:
         line += (
             f"; stops early after {_counted(config.patience, 'evaluation')} without a better loss "
             "(--patience 0: never)"
         )
     return line
-
-
-def _share(facts: Facts) -> str:
-    share = facts.times_seen(facts.max_steps)
-    return f"{share:.0%}" if share >= 0.01 else f"{share:.2%}" if share >= 1e-4 else "next to none"
 
 
 def _counted(n: int, what: str) -> str:

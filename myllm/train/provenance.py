@@ -1,4 +1,4 @@
-"""Room: what a checkpoint was made from → its manifest, and whether a run may continue from it.
+"""Room: what a checkpoint is made from → its manifest, and whether a run may continue from it.
 
 Knows nothing of the loop.
 """
@@ -11,8 +11,12 @@ from typing import Any
 
 import torch
 
+from myllm.data.held_out import first_line, unigram_loss, unseen_tokens
+from myllm.data.token_file import TokenFile
 from myllm.errors import InputError
 from myllm.runs.checkpoint import Checkpoint
+from myllm.runs.folder import RunFolder
+from myllm.runs.taught import knows_beginnings, never_taught
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +66,37 @@ class Provenance:
                     "as it would have", what, metadata.get(what), value,
                 )  # fmt: skip
         self.facts |= {name: metadata[name] for name in self.facts if name in metadata}
+
+
+def provenance_of(token_file: TokenFile, n_parameters: int, begun: RunFolder | None) -> Provenance:
+    """What a new run's checkpoints tell.
+
+    Args:
+        token_file: its text.
+        n_parameters: of its model.
+        begun: the run whose model it begins with; what that has seen, this one has.
+    """
+    unseen = set(unseen_tokens(token_file))
+    return Provenance(
+        fingerprint={
+            "text": token_file.text_hash,
+            "tokenizer": token_file.tokenizer.content_hash,
+        },
+        facts={
+            "n_characters": token_file.n_characters,
+            "n_bytes": token_file.n_bytes,
+            "n_tokens": token_file.n_tokens,
+            "n_documents": token_file.n_documents,
+            "n_parameters": n_parameters,
+            "n_train_tokens": token_file.n_train_tokens,
+            "n_val_tokens": token_file.n_val_tokens,
+            "unigram_loss": unigram_loss(token_file),
+            "beginning": first_line(token_file),
+            "knows_beginnings": token_file.n_documents > 1
+            or (begun is not None and knows_beginnings(begun)),
+            "unseen_tokens": sorted(unseen & set(never_taught(begun)) if begun else unseen),
+        },
+    )
 
 
 def _versions() -> dict[str, Any]:

@@ -28,7 +28,6 @@ from myllm.config import (
 )
 from myllm.data.corpora import download_corpus, python_docs
 from myllm.data.dataset import TextDataset
-from myllm.data.held_out import first_line, unigram_loss
 from myllm.data.prepare import prepare
 from myllm.data.sources import text_name
 from myllm.data.token_file import TokenFile
@@ -36,7 +35,6 @@ from myllm.errors import ConfigError
 from myllm.kinds import ATTENTIONS, OPTIMIZERS, SCHEDULES, TOKENIZERS
 from myllm.model.gpt import GPTModel
 from myllm.presets import Resolved, begun_from, resolve, resumed_from
-from myllm.runs.beginnings import knows_beginnings
 from myllm.runs.checkpoint import CONFIG
 from myllm.runs.folder import RunFolder, check_runs_dir, find_run
 from myllm.runs.weights import load_weights
@@ -47,7 +45,7 @@ from myllm.train.epochs import steps_of_epochs, with_steps_of_epochs
 from myllm.train.memory import check_memory, fitting_batch
 from myllm.train.own_text import check_known, own_text
 from myllm.train.planner import plan_run, planned_names
-from myllm.train.provenance import Provenance
+from myllm.train.provenance import provenance_of
 from myllm.train.request import (
     Request,
     check_begun,
@@ -118,7 +116,8 @@ def settings(request: Request) -> Resolved:
 
     With `minutes` the machine is measured and the text prepared, as the plan depends on both;
     where no text is named, so that one would have to be extracted or downloaded, the values that
-    a plan would choose are those below it, marked as the plan's.
+    a plan would choose are those below it, marked as the plan's. What steps so many `epochs` are
+    is counted, too.
 
     Raises:
         InputError, ConfigError: they cannot work.
@@ -127,7 +126,10 @@ def settings(request: Request) -> Resolved:
     resolved = resolve(**layers)
     config = resolved.config.validate()
     if request.resume is not None:
-        return resolved
+        if not resolved.chosen("epochs"):
+            return resolved
+        run = find_run(request.runs_dir, request.resume)
+        return with_steps_of_epochs(resolved, config, own_text(run, config, run.tokenizer))
     check_names(config)
     check_effects(resolved)
     if config.train.minutes is None and config.train.epochs is None:
@@ -304,29 +306,7 @@ def _build_trainer(
         token_file.val_ranges,
         config.train,
         byte_counts=token_file.tokenizer.byte_counts(),
-        provenance=_provenance(token_file, model, begun),
-    )
-
-
-def _provenance(token_file: TokenFile, model: GPTModel, begun: RunFolder | None) -> Provenance:
-    return Provenance(
-        fingerprint={
-            "text": token_file.text_hash,
-            "tokenizer": token_file.tokenizer.content_hash,
-        },
-        facts={
-            "n_characters": token_file.n_characters,
-            "n_bytes": token_file.n_bytes,
-            "n_tokens": token_file.n_tokens,
-            "n_documents": token_file.n_documents,
-            "n_parameters": model.count_parameters(),
-            "n_train_tokens": token_file.n_train_tokens,
-            "n_val_tokens": token_file.n_val_tokens,
-            "unigram_loss": unigram_loss(token_file),
-            "beginning": first_line(token_file),
-            "knows_beginnings": token_file.n_documents > 1
-            or (begun is not None and knows_beginnings(begun)),
-        },
+        provenance=provenance_of(token_file, model.count_parameters(), begun),
     )
 
 
