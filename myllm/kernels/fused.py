@@ -42,68 +42,50 @@ def arrays(*tensors: Tensor) -> list[np.ndarray]:
 
 
 class Norm(Function):
-    """(rows, C) → (rows, C) of `dtype`."""
+    """RMSNorm, (rows, C) → (rows, C) of `dtype`."""
 
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, w: Tensor, b: Tensor | None, eps: float, centred: bool,
-        dtype: torch.dtype,
-    ) -> Tensor:  # fmt: skip
-        y, mr = x.new_empty(x.shape, dtype=dtype), x.new_empty(len(x), 2, dtype=torch.float32)
-        bias = torch.zeros_like(w) if b is None else b
-        rows, weight, shift, out, kept = arrays(x, w, bias, y, mr)
-        loops.norm(
-            torch.get_num_threads(), rows, weight, shift, np.float32(eps), centred, out, kept
-        )
-        ctx.save_for_backward(x, w, mr)
-        ctx.centred, ctx.has_bias = centred, b is not None
+    def forward(ctx: Any, x: Tensor, w: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
+        y, r = torch.empty_like(x, dtype=dtype), torch.empty(len(x))
+        rows, weight, out, kept = arrays(x, w, y, r)
+        loops.norm(torch.get_num_threads(), rows, weight, np.float32(eps), out, kept)
+        ctx.save_for_backward(x, w, r)
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> Any:
-        x, w, mr = ctx.saved_tensors
+        x, w, r = ctx.saved_tensors
         n = torch.get_num_threads()
-        dx, shares = torch.empty_like(x), torch.zeros(2, n, len(w))
-        rows, weight, kept, slope, out, dw, db = arrays(x, w, mr, dy.contiguous(), dx, *shares)
-        loops.norm_back(n, rows, weight, kept, slope, ctx.centred, out, dw, db)
-        sums = shares.sum(1)
-        return dx, sums[0], sums[1] if ctx.has_bias else None, None, None, None
+        dx, shares = torch.empty_like(x), torch.zeros(n, len(w))
+        loops.norm_back(n, *arrays(x, w, r, dy.contiguous(), dx, shares))
+        return dx, shares.sum(0), None, None
 
 
 class ToHeads(Function):
-    """(B, T, H · D) → (B, H, T, D), normalised with `w`, `b` and turned, each if there is one."""
+    """(B, T, H · D) → (B, H, T, D), normalised with `w` and turned, each if there is one."""
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, w: Tensor | None, b: Tensor | None, eps: float, centred: bool,
-        cos: Tensor, sin: Tensor, D: int,
-    ) -> Tensor:  # fmt: skip
+        ctx: Any, x: Tensor, w: Tensor, eps: float, cos: Tensor, sin: Tensor, D: int
+    ) -> Tensor:
         B, T, C = x.shape
-        y, mr = x.new_empty(B, C // D, T, D), torch.empty(B * T, C // D, 2)
-        weight = NOTHING if w is None else w
-        bias = torch.zeros_like(weight) if b is None else b
-        inputs = arrays(x.reshape(B * T, C), weight, bias)
-        loops.heads(
-            torch.get_num_threads(), *inputs, np.float32(eps), centred, *arrays(cos, sin, y, mr)
-        )  # fmt: skip
-        ctx.save_for_backward(x if w is not None else NOTHING, weight, mr, cos, sin)
-        ctx.shape, ctx.centred, ctx.has_bias = x.shape, centred, b is not None
+        y, r = x.new_empty(B, C // D, T, D), torch.empty(B * T, C // D)
+        rows, weight = arrays(x.reshape(B * T, C), w)
+        after = arrays(cos, sin, y, r)
+        loops.heads(torch.get_num_threads(), rows, weight, np.float32(eps), *after)
+        ctx.save_for_backward(x.reshape(B * T, C) if len(w) else x.new_empty(0, C), w, r, cos, sin)
+        ctx.shape = x.shape
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> Any:
-        x, w, mr, cos, sin = ctx.saved_tensors
+        x, w, r, cos, sin = ctx.saved_tensors
         n, (B, T, C) = torch.get_num_threads(), ctx.shape
-        dx, shares = dy.new_empty(B * T, C), torch.zeros(2, n, max(1, len(w)))
-        rows = x.reshape(-1, C) if len(w) else dy.new_empty(0, C)
-        before = arrays(rows, w, mr, dy.contiguous())
-        after = arrays(dx, cos, sin, *shares)
-        loops.heads_back(n, after[0], *before, ctx.centred, *after[1:])
-        sums = shares.sum(1)
-        dw, db = sums[0] if len(w) else None, sums[1] if ctx.has_bias else None
-        return dx.view(B, T, C), dw, db, None, None, None, None, None
+        dx, shares = dy.new_empty(B * T, C), torch.zeros(n, len(w))
+        loops.heads_back(n, *arrays(dx, x, w, r, dy.contiguous(), cos, sin, shares))
+        return dx.view(B, T, C), shares.sum(0), None, None, None, None
 
 
 class Attend(Function):
@@ -216,14 +198,7 @@ def product_dtype(x: Tensor) -> torch.dtype:
 class FusedRMSNorm(gpt.RMSNorm):
     def forward(self, x: Tensor) -> Tensor:
         rows = x.reshape(-1, x.shape[-1])
-        y: Tensor = Norm.apply(rows, self.weight, None, self.eps, False, product_dtype(x))
-        return y.view(x.shape)
-
-
-class FusedLayerNorm(gpt.LayerNorm):
-    def forward(self, x: Tensor) -> Tensor:
-        rows = x.reshape(-1, x.shape[-1])
-        y: Tensor = Norm.apply(rows, self.weight, self.bias, self.eps, True, product_dtype(x))
+        y: Tensor = Norm.apply(rows, self.weight, self.eps, product_dtype(x))
         return y.view(x.shape)
 
 
@@ -243,10 +218,11 @@ class FusedAttention(gpt.MultiHeadAttention):
         return x
 
     def _to_heads(self, x: Tensor, norm: nn.Module | None, cos: Tensor, sin: Tensor) -> Tensor:
-        w, b = getattr(norm, "weight", None), getattr(norm, "bias", None)
-        centred = isinstance(norm, gpt.LayerNorm)
-        eps = getattr(norm, "eps", 0.0)
-        y: Tensor = ToHeads.apply(x, w, b, eps, centred, cos, sin, self.head_size)
+        if norm is None and not len(cos):
+            B, T, _ = x.shape
+            return x.view(B, T, -1, self.head_size).transpose(1, 2).contiguous()
+        w, eps = getattr(norm, "weight", NOTHING), getattr(norm, "eps", 0.0)
+        y: Tensor = ToHeads.apply(x, w, eps, cos, sin, self.head_size)
         return y
 
 
@@ -278,7 +254,6 @@ class FusedHead(Head):
 
 STAND_INS: dict[type[nn.Module], type[nn.Module]] = {
     gpt.RMSNorm: FusedRMSNorm,
-    gpt.LayerNorm: FusedLayerNorm,
     gpt.MultiHeadAttention: FusedAttention,
     gpt.FlashAttention: FusedAttention,
     gpt.SwiGLU: FusedSwiGLU,
@@ -286,9 +261,6 @@ STAND_INS: dict[type[nn.Module], type[nn.Module]] = {
     Dropout: FusedDropout,
     Head: FusedHead,
 }
-
-
-NORMS = (gpt.RMSNorm, gpt.LayerNorm)
 
 
 class NumbaKernels(Kernels):
@@ -306,7 +278,7 @@ class NumbaKernels(Kernels):
     def attach(self, model: gpt.GPTModel) -> None:
         for module in model.modules():
             stand_in = STAND_INS.get(type(module))
-            if stand_in is not None and _norms_are_known(module):
+            if stand_in is not None and _parts_are_known(module):
                 self._replaced.append((module, type(module)))
         for module, kind in self._replaced:
             module.__class__ = STAND_INS[kind]
@@ -317,6 +289,9 @@ class NumbaKernels(Kernels):
             module.__class__ = kind
 
 
-def _norms_are_known(module: nn.Module) -> bool:
-    """Whether those inside of a module are what the stand-in for it computes."""
-    return all(type(norm) in (*NORMS, nn.GELU, nn.Linear, Dropout) for norm in module.children())
+def _parts_are_known(module: nn.Module) -> bool:
+    """Whether those inside of a module, the norms of its heads above all, are what the stand-in
+    for it computes. (PyTorch's LayerNorm is as fast as one of these.)"""
+    known = (gpt.RMSNorm, nn.GELU, nn.Linear, Dropout)
+    in_tanh_form = getattr(module, "approximate", "tanh") == "tanh"
+    return in_tanh_form and all(type(part) in known for part in module.children())

@@ -42,71 +42,61 @@ class Loop:
 
 
 # ----------------------------------------------------------------- norms
-# y = (x - m) r w + b, r = 1 / √(mean((x - m)²) + ε); RMSNorm: m = 0, LayerNorm: m = mean(x)
-# dx = r (g - x̂ mean(g x̂) - c), g = dy w, x̂ = (x - m) r; RMSNorm: c = 0, LayerNorm: c = mean(g)
+# RMSNorm: y = x r w, r = 1 / √(mean(x²) + ε); dx = r (g - x̂ mean(g x̂)), g = dy w, x̂ = x r
 
 
 @body
-def _norm_row(x, w, b, eps, centred, y):
-    C = np.float32(len(x))
-    total, squares = ZERO, ZERO
-    if centred:
-        for j in range(len(x)):
-            total += read(x[j])
-    m = total / C
+def _norm_row(x, w, eps, y):
+    squares = ZERO
     for j in range(len(x)):
-        squares += (read(x[j]) - m) * (read(x[j]) - m)
-    r = ONE / np.sqrt(squares / C + eps)
+        squares += read(x[j]) * read(x[j])
+    r = ONE / np.sqrt(squares / np.float32(len(x)) + eps)
     for j in range(len(x)):
-        y[j] = as_kind_of(y[j], (read(x[j]) - m) * r * w[j] + b[j])
-    return m, r
+        y[j] = as_kind_of(y[j], read(x[j]) * r * w[j])
+    return r
 
 
 @body
-def _norm_row_back(x, w, m, r, dy, centred, dx, dw, db):
-    C = np.float32(len(x))
-    along, total = ZERO, ZERO
+def _norm_row_back(x, w, r, dy, dx, dw):
+    along = ZERO
     for j in range(len(x)):
-        g, unit = read(dy[j]) * w[j], (read(x[j]) - m) * r
-        along += g * unit
-        total += g
+        unit = read(x[j]) * r
+        along += read(dy[j]) * w[j] * unit
         dw[j] += read(dy[j]) * unit
-        db[j] += read(dy[j])
-    along, total = along / C, total / C if centred else ZERO
+    along = along / np.float32(len(x))
     for j in range(len(x)):
-        unit = (read(x[j]) - m) * r
-        dx[j] = as_kind_of(dx[j], r * (read(dy[j]) * w[j] - unit * along - total))
+        dx[j] = as_kind_of(dx[j], r * (read(dy[j]) * w[j] - read(x[j]) * r * along))
 
 
 @body
-def _norm(x, w, b, eps, centred, y, mr, lo, hi, t):
-    """x, y (rows, C); w, b (C,); mr (rows, 2) keeps m and r."""
+def _norm(x, w, eps, y, r, lo, hi, t):
+    """x, y (rows, C); w (C,); r (rows,)."""
     for i in range(lo, hi):
-        mr[i, 0], mr[i, 1] = _norm_row(x[i], w, b, eps, centred, y[i])
+        r[i] = _norm_row(x[i], w, eps, y[i])
 
 
 @shared
-def _norm_shared(n, x, w, b, eps, centred, y, mr):
+def _norm_shared(n, x, w, eps, y, r):
     for t in prange(n):
         lo, hi = t * len(x) // n, (t + 1) * len(x) // n
-        _norm(x, w, b, eps, centred, y, mr, lo, hi, t)
+        _norm(x, w, eps, y, r, lo, hi, t)
 
 
 norm = Loop(_norm, _norm_shared)
 
 
 @body
-def _norm_back(x, w, mr, dy, centred, dx, dw, db, lo, hi, t):
-    """dw, db (n, C): each thread's share of the sums, zero at first."""
+def _norm_back(x, w, r, dy, dx, dw, lo, hi, t):
+    """dw (threads, C): each thread's share of the sum, zero at first."""
     for i in range(lo, hi):
-        _norm_row_back(x[i], w, mr[i, 0], mr[i, 1], dy[i], centred, dx[i], dw[t], db[t])
+        _norm_row_back(x[i], w, r[i], dy[i], dx[i], dw[t])
 
 
 @shared
-def _norm_back_shared(n, x, w, mr, dy, centred, dx, dw, db):
+def _norm_back_shared(n, x, w, r, dy, dx, dw):
     for t in prange(n):
         lo, hi = t * len(x) // n, (t + 1) * len(x) // n
-        _norm_back(x, w, mr, dy, centred, dx, dw, db, lo, hi, t)
+        _norm_back(x, w, r, dy, dx, dw, lo, hi, t)
 
 
 norm_back = Loop(_norm_back, _norm_back_shared)
@@ -118,8 +108,15 @@ norm_back = Loop(_norm_back, _norm_back_shared)
 
 
 @body
-def _heads(x, w, b, eps, centred, cos, sin, y, mr, lo, hi, t):
-    """w, b (D,) or empty: no norm; cos, sin (T, D) or empty: no turn; mr (B · T, H, 2)."""
+def turn(x, other, cos, sin, sign, y):
+    """One half of a row: y = x cos ± the other half · sin."""
+    for j in range(len(x)):
+        y[j] = as_kind_of(y[j], read(x[j]) * cos[j] + sign * read(other[j]) * sin[j])
+
+
+@body
+def _heads(x, w, eps, cos, sin, y, r, lo, hi, t):
+    """w (D,) or empty: no norm; cos, sin (T, D) or empty: no turn; r (B · T, H)."""
     _, H, T, D = y.shape
     half, row = D // 2, np.empty(D, np.float32)
     for i in range(lo, hi):
@@ -127,33 +124,32 @@ def _heads(x, w, b, eps, centred, cos, sin, y, mr, lo, hi, t):
         for h in range(H):
             part, out = x[i, h * D : (h + 1) * D], y[i // T, h, at]
             if len(w):
-                mr[i, h, 0], mr[i, h, 1] = _norm_row(part, w, b, eps, centred, row)
+                r[i, h] = _norm_row(part, w, eps, row)
             else:
                 for j in range(D):
                     row[j] = read(part[j])
             if len(cos):
-                for j in range(half):
-                    k = j + half
-                    out[j] = as_kind_of(out[j], row[j] * cos[at, j] - row[k] * sin[at, j])
-                    out[k] = as_kind_of(out[k], row[k] * cos[at, k] + row[j] * sin[at, k])
+                c, d, left, right = cos[at], sin[at], row[:half], row[half:]
+                turn(left, right, c[:half], d[:half], -ONE, out[:half])
+                turn(right, left, c[half:], d[half:], ONE, out[half:])
             else:
                 for j in range(D):
                     out[j] = as_kind_of(out[j], row[j])
 
 
 @shared
-def _heads_shared(n, x, w, b, eps, centred, cos, sin, y, mr):
+def _heads_shared(n, x, w, eps, cos, sin, y, r):
     for t in prange(n):
         lo, hi = t * len(x) // n, (t + 1) * len(x) // n
-        _heads(x, w, b, eps, centred, cos, sin, y, mr, lo, hi, t)
+        _heads(x, w, eps, cos, sin, y, r, lo, hi, t)
 
 
 heads = Loop(_heads, _heads_shared)
 
 
 @body
-def _heads_back(dx, x, w, mr, dy, centred, cos, sin, dw, db, lo, hi, t):
-    """dw, db (n, D): each thread's share of the sums, zero at first."""
+def _heads_back(dx, x, w, r, dy, cos, sin, dw, lo, hi, t):
+    """x of no rows where there is no norm; dw (threads, D): zero at first."""
     _, H, T, D = dy.shape
     half, row = D // 2, np.empty(D, np.float32)
     for i in range(lo, hi):
@@ -161,26 +157,24 @@ def _heads_back(dx, x, w, mr, dy, centred, cos, sin, dw, db, lo, hi, t):
         for h in range(H):
             g, out = dy[i // T, h, at], dx[i, h * D : (h + 1) * D]
             if len(cos):
-                for j in range(half):
-                    k = j + half
-                    row[j] = read(g[j]) * cos[at, j] + read(g[k]) * sin[at, k]
-                    row[k] = read(g[k]) * cos[at, k] - read(g[j]) * sin[at, j]
+                c, d, left, right = cos[at], sin[at], g[:half], g[half:]
+                turn(left, right, c[:half], d[half:], ONE, row[:half])
+                turn(right, left, c[half:], d[:half], -ONE, row[half:])
             else:
                 for j in range(D):
                     row[j] = read(g[j])
             if len(w):
-                part = x[i, h * D : (h + 1) * D]
-                _norm_row_back(part, w, mr[i, h, 0], mr[i, h, 1], row, centred, out, dw[t], db[t])
+                _norm_row_back(x[i, h * D : (h + 1) * D], w, r[i, h], row, out, dw[t])
             else:
                 for j in range(D):
                     out[j] = as_kind_of(out[j], row[j])
 
 
 @shared
-def _heads_back_shared(n, dx, x, w, mr, dy, centred, cos, sin, dw, db):
+def _heads_back_shared(n, dx, x, w, r, dy, cos, sin, dw):
     for t in prange(n):
         lo, hi = t * len(dx) // n, (t + 1) * len(dx) // n
-        _heads_back(dx, x, w, mr, dy, centred, cos, sin, dw, db, lo, hi, t)
+        _heads_back(dx, x, w, r, dy, cos, sin, dw, lo, hi, t)
 
 
 heads_back = Loop(_heads_back, _heads_back_shared)
@@ -253,6 +247,7 @@ attend_back = Loop(_attend_back, _attend_back_shared)
 
 
 # ----------------------------------------------------------------- feed-forward
+# Loops begin at 0: an index that may be negative counts from the end, which vectors cannot.
 # SwiGLU: y = g σ(g) x, dx = dy g σ(g), dg = dy x σ(g) (1 + g (1 - σ(g)))
 # GELU: y = x σ(2u), u = √(2/π) (x + 0.044715 x³), which is the form with tanh;
 # dx = dy (σ + x σ (1 - σ) 2u')
@@ -263,7 +258,8 @@ SLOPE, CUBE = np.float32(2 * np.sqrt(2 / np.pi)), np.float32(0.044715)
 @body
 def _swiglu(g, x, y, lo, hi, t):
     """All of one dimension."""
-    for j in range(lo, hi):
+    g, x, y = g[lo:hi], x[lo:hi], y[lo:hi]
+    for j in range(len(x)):
         gate = read(g[j])
         y[j] = as_kind_of(y[j], gate * sigmoid(gate) * read(x[j]))
 
@@ -281,7 +277,8 @@ swiglu = Loop(_swiglu, _swiglu_shared)
 @body
 def _swiglu_back(g, x, dy, dg, dx, lo, hi, t):
     """All of one dimension."""
-    for j in range(lo, hi):
+    g, x, dy, dg, dx = g[lo:hi], x[lo:hi], dy[lo:hi], dg[lo:hi], dx[lo:hi]
+    for j in range(len(x)):
         gate, value, slope = read(g[j]), read(x[j]), read(dy[j])
         s = sigmoid(gate)
         dx[j] = as_kind_of(dx[j], slope * gate * s)
@@ -301,7 +298,8 @@ swiglu_back = Loop(_swiglu_back, _swiglu_back_shared)
 @body
 def _gelu(x, y, lo, hi, t):
     """Both of one dimension."""
-    for j in range(lo, hi):
+    x, y = x[lo:hi], y[lo:hi]
+    for j in range(len(x)):
         v = read(x[j])
         y[j] = as_kind_of(y[j], v * sigmoid(SLOPE * (v + CUBE * v * v * v)))
 
@@ -319,7 +317,8 @@ gelu = Loop(_gelu, _gelu_shared)
 @body
 def _gelu_back(x, dy, dx, lo, hi, t):
     """All of one dimension."""
-    for j in range(lo, hi):
+    x, dy, dx = x[lo:hi], dy[lo:hi], dx[lo:hi]
+    for j in range(len(x)):
         v = read(x[j])
         s = sigmoid(SLOPE * (v + CUBE * v * v * v))
         slope = s + v * s * (ONE - s) * SLOPE * (ONE + np.float32(3) * CUBE * v * v)

@@ -10,6 +10,7 @@ import math
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 CGROUP = Path("/sys/fs/cgroup")
 MEMINFO = Path("/proc/meminfo")
@@ -74,12 +75,29 @@ def _lines(path: Path) -> list[list[str]]:
         return []
 
 
+def keep_freed_memory() -> None:
+    """Has glibc keep freed blocks for what is asked for next, of up to 32 MiB, its limit.
+
+    Else the large ones go back to the system in every step, which then clears each page anew: a
+    tenth to a fifth of a small model's step.
+    """
+    set_option = _of_glibc("mallopt")
+    if set_option is not None:
+        trim_above, mmap_above = -1, -3  # as malloc.h numbers them
+        set_option(trim_above, 2**31 - 1)
+        set_option(mmap_above, 32 << 20)
+
+
 def return_freed_memory() -> None:
     """Gives memory that was freed back to the system, where glibc would keep it for later.
 
     It keeps blocks of up to 32 MiB, of which the weights of a large model are made.
     """
-    if sys.platform == "linux":
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # other C libraries have none
-        if trim is not None:
-            trim(0)
+    trim = _of_glibc("malloc_trim")
+    if trim is not None:
+        trim(0)
+
+
+def _of_glibc(name: str) -> Any:
+    """A function of the C library, or None where that is another one."""
+    return getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None

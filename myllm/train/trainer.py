@@ -29,6 +29,7 @@ from myllm.system.device import (
     host_copies,
     use_fast_products,
 )
+from myllm.system.machine import keep_freed_memory
 from myllm.system.progress import stage
 from myllm.system.signals import Deferred
 from myllm.train.evaluate import Evaluation, Validation
@@ -147,6 +148,7 @@ class Trainer:
 
     def _prepare(self) -> None:
         if self.step < self.config.max_steps:
+            keep_freed_memory()
             self._take_up_kernels()
         if self.run is not None and self.config.on_nonfinite == "rollback":
             if not self.run.checkpoints.steps():
