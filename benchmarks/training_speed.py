@@ -67,19 +67,35 @@ def main() -> None:
     tokens = recipe.batch_size * recipe.context_length
     speeds = {name: [tokens / r.seconds for r in found] for name, found in results.items()}
     ours = statistics.median(speeds["MyLLM"])
+    flops = _flops_per_token(recipe)
     rows = [
         (
             name,
             spread([1e3 * r.seconds for r in found]),
             spread(speeds[name], 0),
+            f"{flops * statistics.median(speeds[name]) / 1e12:.3g}",
             f"{ours / statistics.median(speeds[name]):.2f}",
         )
         for name, found in results.items()
     ]
     shape = f"{recipe.n_layers} x {recipe.d_model}, context {recipe.context_length}"
     title = f"throughput: {shape}, batch {recipe.batch_size}, dropout {recipe.dropout}"
-    report(title, ("", "ms a step", "tokens/s", "ours is faster by"), rows)
+    report(title, ("", "ms a step", "tokens/s", "TFLOP/s", "ours is faster by"), rows)
     write_json(options.json, results)
+
+
+def _flops_per_token(recipe: Recipe) -> int:
+    """As papers count them (arXiv 2204.02311): of a vocabulary of characters, about 65."""
+    from myllm.config import GPTConfig
+    from myllm.model import GPTModel
+    from myllm.system.device import shapes_only
+
+    shape = GPTConfig(
+        n_layers=recipe.n_layers, n_heads=recipe.n_heads, d_model=recipe.d_model,
+        context_length=recipe.context_length, vocab_size=recipe.vocab_size or 65, bias=False,
+    )  # fmt: skip
+    with shapes_only():
+        return GPTModel(shape).estimate_flops_per_token()
 
 
 def _ours(options: argparse.Namespace) -> Side:
@@ -87,8 +103,8 @@ def _ours(options: argparse.Namespace) -> Side:
     command += ["--recipe", options.recipe, "--device", options.device]
     if options.steps:
         command += ["--steps", str(options.steps)]
-    if options.kernels:
-        command += ["--kernels", options.kernels]
+    if kernels := options.kernels or ("compiled" if options.device == "cuda" else None):
+        command += ["--kernels", kernels]
 
     def run(seed: int) -> Result:
         done = subprocess.run(command, capture_output=True, text=True, check=True)
