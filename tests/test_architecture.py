@@ -24,7 +24,7 @@ MAX_LINES, MAX_FUNCTION_LINES = 400, 50
 GROUND = {"errors", "foreign", "registry", "checks", "kinds"}
 LOW = GROUND | {"config", "presets", "reading", "system"}
 TEXT = LOW | {"tokenizer"}
-MIDDLE = TEXT | {"data", "model", "runs"}
+MIDDLE = TEXT | {"data", "kernels", "model", "runs"}
 # wing, or file beside the wings → the others that it may import
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
@@ -39,6 +39,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "tokenizer": GROUND,
     "data": TEXT,
     "model": GROUND | {"config"},
+    "kernels": GROUND | {"config", "model", "system"},
     "runs": TEXT | {"model"},
     "train": MIDDLE,
     "generate": MIDDLE,

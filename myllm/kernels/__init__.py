@@ -1,0 +1,1 @@
+"""Room: the wing of kernels: what PyTorch computes in many small steps, in one. Optional."""
