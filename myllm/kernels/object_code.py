@@ -49,8 +49,14 @@ def machine_code(
     code = _kept(path)
     if code is None:
         announce()
-        code = _translated_elsewhere(module, function, n_arguments)
-        write_file(path, hashlib.sha256(code).digest() + code)
+        try:
+            code = _translated_elsewhere(module, function, n_arguments)
+        except Exception:
+            _keep(path, b"")
+            raise
+        _keep(path, code)
+    if not code:
+        raise RuntimeError(f"it failed before; to try again, remove {path}")
     machine = llvm.Target.from_default_triple().create_target_machine(jit=True)
     engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
     engine.add_object_file(llvm.ObjectFileRef.from_data(code))
@@ -80,8 +86,12 @@ def _processor(llvm: Any) -> tuple[str, str]:
     return llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten()
 
 
+def _keep(path: Path, code: bytes) -> None:
+    write_file(path, hashlib.sha256(code).digest() + code)
+
+
 def _kept(path: Path) -> bytes | None:
-    """The code in a file, if it is there and whole."""
+    """The code in a file, if it is there and whole; empty where it could not be made."""
     try:
         content = path.read_bytes()
     except OSError:
