@@ -8,6 +8,7 @@ named after all that the code depends on, and begins with its checksum: disks do
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import hashlib
 import importlib
@@ -23,6 +24,7 @@ from myllm.system.atomic import write_file
 
 SUFFIX, DIGEST_BYTES = ".o", 32
 MOST_S = 300.0  # of translating
+MOST_KEPT = 8  # files: a home may be shared by processors of several kinds
 _engines: list[Any] = []  # they own the code, which is called as long as the process lives
 
 
@@ -87,7 +89,13 @@ def _processor(llvm: Any) -> tuple[str, str]:
 
 
 def _keep(path: Path, code: bytes) -> None:
+    """Writes the file as a whole; those of older versions go."""
     write_file(path, hashlib.sha256(code).digest() + code)
+    pattern = f"{path.name.partition('-')[0]}-*{SUFFIX}"
+    with contextlib.suppress(OSError):  # another process may be at it, too
+        by_age = sorted(path.parent.glob(pattern), key=lambda p: p.stat().st_mtime)
+        for old in by_age[:-MOST_KEPT]:
+            old.unlink()
 
 
 def _kept(path: Path) -> bytes | None:
