@@ -23,7 +23,7 @@ from typing import Any
 from unittest import mock
 
 import torch
-from comparison import machine, report
+from comparison import report
 
 from myllm.config import GPTConfig, RunConfig, SamplingConfig
 from myllm.formats.gguf import export_gguf

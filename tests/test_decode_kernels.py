@@ -126,6 +126,14 @@ class TestEqualsPlain:
         ids = tokens[:, 0]
         assert close(decode_one_token(model, ids, mine), plain(model, ids[:, None], other))
 
+    def test_weights_change_within_a_text(self):
+        model, tokens = model_of(SMALL), torch.randint(70, (1, 5))
+        mine, other = KVCache(SMALL), KVCache(SMALL)
+        prefill(model, tokens, mine)
+        plain(model, tokens, other)
+        model.lm_head.weight.mul_(2)
+        assert close(prefill(model, tokens, mine), plain(model, tokens, other))
+
     @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
     def test_weights_that_are_stored_in_half(self, dtype):
         """The numbers that are stored, computed in float32."""
@@ -197,8 +205,12 @@ class TestChangedWeights:
     def converted(self, model):
         model.bfloat16()
 
+    def another_block(self, model):
+        model.blocks[0] = model_of(SMALL, 2).blocks[0]
+
     @pytest.mark.parametrize(
-        "change", ["in_place", "trained", "loaded", "assigned", "replaced", "converted"]
+        "change",
+        ["in_place", "trained", "loaded", "assigned", "replaced", "converted", "another_block"],
     )
     def test_in_between(self, change):
         model, tokens = model_of(SMALL), torch.randint(70, (1, 5))
@@ -227,9 +239,12 @@ class TestFallBack:
         features = model.features
         model.features = lambda *given: 2 * features(*given)
 
+    @pytest.mark.parametrize("used_before", [False, True])
     @pytest.mark.parametrize("change", ["other_class", "hook", "method"])
-    def test_another_model(self, change):
+    def test_another_model(self, change, used_before):
         model, tokens = model_of(SMALL), torch.randint(70, (2, 5))
+        if used_before:
+            prefill(model, tokens, KVCache(SMALL))
         getattr(self, change)(model)
         assert decoder_of(model, KVCache(SMALL)) is None
         found = prefill(model.eval(), tokens, KVCache(SMALL))
@@ -284,14 +299,14 @@ class TestKeptCode:
 
     def asked(self, monkeypatch, caplog, level=logging.INFO) -> str:
         """What is said when there is no code; the model is there all the same."""
-        decode_cpu._code.cache_clear()
+        decode_cpu._found.clear()
         decode_cpu._tell.cache_clear()
         model = model_of(SMALL)
         with caplog.at_level(level, "myllm"):
             for _ in range(2):
                 assert decoder_of(model, KVCache(SMALL)) is None
         assert prefill(model, torch.tensor([[1]]), KVCache(SMALL)).shape == (1, 70)
-        decode_cpu._code.cache_clear()
+        decode_cpu._found.clear()
         assert caplog.text.count("several times slower") == 1
         return caplog.text
 

@@ -13,7 +13,7 @@ import logging
 import math
 import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache as once
 from itertools import accumulate
 from typing import Any
@@ -36,13 +36,15 @@ MOST_THREADS = 4  # more were not measured
 LONG_WAIT, OFTEN = 10_000, 3  # rounds (0.2 ms) that a pass waits; passes that wake helpers
 WITHOUT = 100  # passes after that
 LEAST_SHARED = 2**17  # weights of a model that a second thread makes faster
-MOST_WEIGHTS = 2**29  # of a model that is copied; memory alone bounds the larger ones
+MOST_WEIGHTS = 2**26  # of a model that is copied; memory alone bounds the larger ones
 STANDARD = {
     gpt.GPTModel, gpt.TransformerBlock, gpt.MultiHeadAttention, gpt.FlashAttention,
     gpt.FeedForward, gpt.SwiGLU, gpt.LayerNorm, gpt.RMSNorm, gpt.RotaryPosition, gpt.Embedding,
     gpt.Head, Dropout, nn.Linear, nn.ModuleList, nn.GELU,
 }  # fmt: skip
 _decoders: weakref.WeakKeyDictionary[gpt.GPTModel, Decoder | None] = weakref.WeakKeyDictionary()
+_found: list[Callable[..., Any] | None] = []  # the machine code, once it was asked for
+_asking = threading.Lock()
 
 
 def decoder_of(model: gpt.GPTModel, cache: Cache) -> Decoder | None:
@@ -57,17 +59,26 @@ def decoder_of(model: gpt.GPTModel, cache: Cache) -> Decoder | None:
     if type(cache) is not KVCache or cache.dtype not in (None, torch.float32):
         return None
     held = _decoders.get(model)
-    if held is None and cache.lengths:  # asked again for each text, not for each token
-        return None
-    if held is None or not held.is_current():
-        _decoders[model] = held = _new_decoder(model)
+    if not cache.lengths:  # a text begins; of what it is made is not asked at each token
+        reason = _not_standard(model)
+        if reason or held is None or not held.is_of(model):
+            _decoders[model] = held = None  # two copies need not be there at once
+            _decoders[model] = held = _new_decoder(model, reason)
+    elif held is not None and not held.is_current():
+        _decoders[model] = held = None
+        _decoders[model] = held = _new_decoder(model, _not_standard(model))
     return held
 
 
-def _new_decoder(model: gpt.GPTModel) -> Decoder | None:
-    if reason := _not_standard(model):
+def begin_to_compile() -> None:
+    """Has the machine code made while something else is done: it is needed later."""
+    threading.Thread(target=_code, args=(lambda: None,), daemon=True).start()
+
+
+def _new_decoder(model: gpt.GPTModel, reason: str) -> Decoder | None:
+    if reason:
         _tell(logging.DEBUG, reason)
-    elif (code := _code()) is not None:
+    elif (code := _code(_announce)) is not None:
         return Decoder(model, code)
     return None
 
@@ -84,14 +95,20 @@ def _not_standard(model: gpt.GPTModel) -> str:
     return "memory bounds a model of this size, not the number of steps" if too_large else ""
 
 
-@once
-def _code() -> Callable[..., Any] | None:
+def _code(announce: Callable[[], None]) -> Callable[..., Any] | None:
     """The machine code of a pass; None where that cannot be had, which is told once."""
+    with _asking:
+        if not _found:
+            _found.append(_looked_for(announce))
+        return _found[0]
+
+
+def _looked_for(announce: Callable[[], None]) -> Callable[..., Any] | None:
     folder = kept_folder("kernels")
     try:
         if folder is None:
             raise OSError("no folder to keep compiled code in")
-        return machine_code("myllm.kernels.decode_stages", "decode_pass", 4, folder, _announce)
+        return machine_code("myllm.kernels.decode_stages", "decode_pass", 4, folder, announce)
     except ImportError as error:
         _tell(logging.DEBUG, f"{error} (pip install numba)")
     except Exception as error:  # Numba's and LLVM's have no common base
@@ -111,12 +128,17 @@ def _announce() -> None:
     log.info("compiling what writes text, once: some seconds")
 
 
-def _panels(weight: Tensor) -> Tensor:
-    """(N, M) → (N / 32, M, 32), float32: the outputs side by side, zeros after the last."""
+def _numbers_of(tensors: Iterable[Tensor]) -> np.ndarray:
+    """Rows of several tensors, float32. By NumPy: PyTorch would wait for its threads to begin."""
+    return np.concatenate([tensor.detach().float().numpy() for tensor in tensors])
+
+
+def _panels(weight: np.ndarray) -> np.ndarray:
+    """(N, M) → (N / 32, M, 32): outputs side by side, zeros after the last."""
     n, m = weight.shape
-    wide = torch.zeros(padded(n), m)
+    wide = np.zeros((padded(n), m), np.float32)
     wide[:n] = weight
-    return wide.view(-1, LANES, m).transpose(1, 2).contiguous()
+    return np.ascontiguousarray(wide.reshape(-1, LANES, m).transpose(0, 2, 1))
 
 
 class Decoder:
@@ -141,8 +163,10 @@ class Decoder:
             x=c.d_model, normed=c.d_model, inner=c.ff_size, gate=c.ff_size,
             mixed=c.n_heads * c.head_size, qkv=(c.n_heads + 2 * c.kv_heads) * c.head_size,
         )  # fmt: skip
-        between = {name: torch.zeros(n, padded(width)) for name, width in widths.items()}
-        between["scores"] = torch.zeros(MOST_THREADS, c.context_length)
+        between = {
+            name: np.zeros((n, padded(width)), np.float32) for name, width in widths.items()
+        }
+        between["scores"] = np.zeros((MOST_THREADS, c.context_length), np.float32)
         things = self._numbers | between | self._weights(model)
         self._set(**{name: self._address(thing) for name, thing in things.items()})
 
@@ -158,7 +182,7 @@ class Decoder:
             layers=np.array(layers, np.int64),
             gain=model.ln_final.weight,
             bias=getattr(model.ln_final, "bias", None),
-            head=_panels(model.lm_head.weight),
+            head=_panels(_numbers_of([model.lm_head.weight])),
             eps=torch.tensor([c.norm_eps]),
             scale=torch.tensor([1 / math.sqrt(c.head_size)]),
         )
@@ -191,10 +215,10 @@ class Decoder:
                 found[f"{name}_bias"] = getattr(norm, "bias", None)
         for name, linears in products.items():
             if linears:
-                found[f"W_{name}"] = _panels(torch.cat([linear.weight for linear in linears]))
+                found[f"W_{name}"] = _panels(_numbers_of(linear.weight for linear in linears))
             if linears and linears[0].bias is not None:
-                b = torch.cat([linear.bias for linear in linears]).float()
-                found[f"b_{name}"] = torch.cat((b, b.new_zeros(padded(len(b)) - len(b))))
+                b = _numbers_of(linear.bias for linear in linears)
+                found[f"b_{name}"] = np.pad(b, (0, padded(len(b)) - len(b)))
         layer = np.zeros(len(LAYER), np.int64)
         for name, tensor in found.items():
             layer[getattr(LAYER, name)] = self._address(tensor)
@@ -206,8 +230,16 @@ class Decoder:
         return [n for p in held if p is not None for n in (p.data_ptr(), p._version)]
 
     def is_current(self) -> bool:
-        """Whether the model's weights are those that were copied."""
+        """Whether the weights are those that were copied."""
         return self._now() == self._copied
+
+    def is_of(self, model: gpt.GPTModel) -> bool:
+        """Whether the model is made of the same modules, too."""
+        there = parameter_slots(model)
+        same = len(there) == len(self._slots) and all(
+            a is b and m == n for (a, m), (b, n) in zip(there, self._slots)
+        )
+        return same and self.is_current()
 
     def __call__(
         self, tokens: Tensor, cache: KVCache, counts: Sequence[int] | None = None

@@ -86,10 +86,11 @@ def operation_with_nan(error: RuntimeError) -> str | None:
     return text.splitlines()[0] if "returned nan values" in text else None
 
 
-def parameter_slots(model: nn.Module) -> list[tuple[dict[str, nn.Parameter | None], str]]:
-    """Where modules hold their parameters: `slots[name]` is the one there now, also after another
-    was put in its place; to ask the modules takes ten times as long."""
-    return [(m._parameters, name) for m in model.modules() for name in m._parameters]
+def parameter_slots(model: nn.Module) -> list[tuple[dict[str, Tensor | None], str]]:
+    """Where modules hold their parameters and buffers: `slots[name]` is the one there now, also
+    after another was put in its place; to ask the modules takes ten times as long."""
+    held = [slots for m in model.modules() for slots in (m._parameters, m._buffers)]
+    return [(slots, name) for slots in held for name in slots]
 
 
 def is_changed(module: nn.Module) -> bool:
