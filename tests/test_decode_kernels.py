@@ -50,7 +50,7 @@ def random_config(rng: random.Random) -> GPTConfig:
     n_kv_heads, position = choose([1, 1, 2, 3]), choose(["learned", "rotary"])
     return GPTConfig(
         vocab_size=choose([1, 5, 31, 32, 33, 65, 100]), context_length=choose([1, 2, 5, 16, 33]),
-        d_model=choose([1, 3, 8, 17, 32, 40, 64]), n_layers=choose([1, 2, 3]),
+        d_model=choose([7, 8, 17, 32, 40, 64]), n_layers=choose([1, 2, 3]),
         n_heads=n_kv_heads * choose([1, 2, 3]), n_kv_heads=n_kv_heads,
         head_dim=choose([2, 4, 6, 8, 10, 16, 24, 32, 34, 40]) + (position == "learned"),
         d_ff=choose([None, 1, 7, 32, 50]), bias=choose([True, False]), position=position,

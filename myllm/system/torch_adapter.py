@@ -89,7 +89,9 @@ def operation_with_nan(error: RuntimeError) -> str | None:
 def parameter_slots(model: nn.Module) -> list[tuple[dict[str, Tensor | None], str]]:
     """Where modules hold their parameters and buffers: `slots[name]` is the one there now, also
     after another was put in its place; to ask the modules takes ten times as long."""
-    held = [slots for m in model.modules() for slots in (m._parameters, m._buffers)]
+    held: list[dict[str, Any]] = []
+    for module in model.modules():
+        held += (module._parameters, module._buffers)
     return [(slots, name) for slots in held for name in slots]
 
 
