@@ -326,10 +326,13 @@ class TestKeptCode:
             with pytest.raises(error):
                 object_code.machine_code(MODULE, FUNCTION, 4, tmp_path, lambda: None)
 
-    def test_without_numba(self, monkeypatch, caplog):
-        monkeypatch.setitem(sys.modules, "llvmlite.binding", None)
+    @pytest.mark.parametrize("missing", ["llvmlite.binding", "numba"])
+    def test_without_numba(self, tmp_path, monkeypatch, caplog, missing):
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+        monkeypatch.setitem(sys.modules, missing, None)
         said = self.asked(monkeypatch, caplog, logging.DEBUG)
         assert "pip install numba" in said
+        assert not list(tmp_path.rglob("*.o"))  # it may be installed later
 
     @pytest.mark.slow
     def test_two_processes_at_once(self, tmp_path):

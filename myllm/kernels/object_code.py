@@ -47,9 +47,11 @@ def machine_code(
 
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
-    path = folder / f"{function}-{_depends_on(module, llvm)}{SUFFIX}"
+    path = folder / f"{function}-{_depends_on(llvm)}{SUFFIX}"
     code = _kept(path)
     if code is None:
+        if importlib.util.find_spec("numba") is None:
+            raise ImportError("No module named 'numba'")
         announce()
         try:
             code = _translated_elsewhere(module, function, n_arguments)
@@ -73,14 +75,13 @@ def machine_code(
     return lambda *arguments: call(*first, *arguments)
 
 
-def _depends_on(module: str, llvm: Any) -> str:
-    """A name for what the code follows from: sources, compiler, processor."""
+def _depends_on(llvm: Any) -> str:
+    """A name for what the code follows from: the sources of this wing, compiler, processor."""
     digest = hashlib.sha256()
-    for name in (module, f"{__package__}.numba_tools", __name__):
-        spec = importlib.util.find_spec(name)
-        assert spec is not None and spec.origin is not None
-        digest.update(Path(spec.origin).read_bytes())
-    here = (llvm.llvm_version_info, llvm.get_process_triple(), *_processor(llvm))
+    for source in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(source.read_bytes())
+    version = importlib.import_module("llvmlite").__version__  # each Numba wants one of its own
+    here = (version, llvm.get_process_triple(), *_processor(llvm))
     return hashlib.sha256(digest.digest() + repr(here).encode()).hexdigest()[:16]
 
 
