@@ -25,6 +25,7 @@ from myllm.data.token_file import TokenFile
 from myllm.display import TrainingDisplay
 from myllm.errors import InputError
 from myllm.generate.generator import TextGenerator
+from myllm.kernels.decode_cpu import begin_to_compile
 from myllm.presets import Resolved, resolve
 from myllm.run import Run
 from myllm.runs.folder import all_runs, find_run
@@ -170,6 +171,8 @@ def _show(console: Console, lines: Iterable[str]) -> None:
 def _sampler(made: Session, beginning: str) -> Callable[[int], str]:
     """Samples of what the model writes after a beginning, during training."""
     trainer = made.trainer
+    if trainer.device.type == "cpu":
+        begin_to_compile()
     facts = trainer.provenance.facts
     generator = TextGenerator(
         trainer.model,

@@ -39,6 +39,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "tokenizer": GROUND,
     "data": TEXT,
     "model": GROUND | {"config"},
+    "kernels": GROUND | {"config", "model", "system"},
     "runs": TEXT | {"model"},
     "kernels": GROUND | {"config", "model", "system"},
     "train": MIDDLE,

@@ -115,7 +115,9 @@ class TestChoice:
         assert "forward" not in vars(small_model.ln_final)
 
     def test_without_its_library_it_trains_all_the_same(self, small_model, monkeypatch, caplog):
-        missing = Kinds("kernels", {"numba": ("a_library_that_is_missing:Kernels", "")})
+        missing: Kinds[type[Kernels]] = Kinds(
+            "kernels", {"numba": ("a_library_that_is_missing:Kernels", "")}
+        )
         monkeypatch.setattr("myllm.train.kernels.KERNELS", missing)
         assert type(self.use("numba", small_model)) is Kernels
         assert "No module named 'a_library_that_is_missing'" in caplog.text

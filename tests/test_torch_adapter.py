@@ -111,3 +111,27 @@ class TestTexts:
         said = adapter.operation_with_nan(caught.value)
         assert said is not None and "SqrtBackward" in said and "\n" not in said
         assert adapter.operation_with_nan(RuntimeError("shapes differ")) is None
+
+
+class TestModules:
+    def test_where_parameters_are(self):
+        model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.BatchNorm1d(3))
+        slots = adapter.parameter_slots(model)
+        assert [name for _, name in slots][:4] == ["weight", "bias", "weight", "bias"]
+        model[0].weight = torch.nn.Parameter(torch.zeros(3, 2))
+        held, name = slots[0]
+        assert held[name] is model[0].weight
+        version = model[0].weight._version
+        with torch.no_grad():
+            model[0].weight.add_(1)
+        assert model[0].weight._version > version
+
+    def test_what_was_changed(self):
+        module = torch.nn.Linear(2, 3)
+        assert not adapter.is_changed(module)
+        handle = module.register_forward_pre_hook(lambda module, x: None)
+        assert adapter.is_changed(module)
+        handle.remove()
+        assert not adapter.is_changed(module)
+        module.forward = lambda x: x
+        assert adapter.is_changed(module)

@@ -154,11 +154,14 @@ class TextGenerator:
         seed = secrets.randbits(62) if sampling.sample_seed is None else sampling.sample_seed
         ids = list(ids)
         window, state = TextWindow(self.model), self._characters.state_after(ids)
+        rng = torch.Generator()
         for _ in range(sampling.max_new_tokens):
             logits = self._characters.masked(self._next_logits(window, ids), state)  # (V,)
             # A draw is a function of seed and position: a resumed text is the same text.
-            rng = torch.Generator().manual_seed((seed + len(ids) * 0x9E3779B1) % 2**63)
-            id = next_token(logits, sampling, rng, ids[window.start :])
+            if sampling.temperature:
+                rng.manual_seed((seed + len(ids) * 0x9E3779B1) % 2**63)
+            context = ids[window.start :] if sampling.repetition_penalty != 1 else ()
+            id = next_token(logits, sampling, rng, context)
             if id in self.tokenizer.end_ids and not sampling.ignore_end:
                 return
             ids.append(id)
@@ -190,12 +193,14 @@ class TextGenerator:
     def _evaluating(self) -> Iterator[None]:
         """No dropout and no gradients; the model's mode is put back, as it may be in training."""
         was_training = self.model.training
-        self.model.eval()
+        if was_training:  # asked, as to say it to every module takes as long as a token
+            self.model.eval()
         try:
             with torch.inference_mode():
                 yield
         finally:
-            self.model.train(was_training)
+            if was_training:
+                self.model.train()
 
 
 class TextWindow:

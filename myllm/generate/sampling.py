@@ -41,9 +41,14 @@ def filter_probabilities(probabilities: Tensor, sampling: SamplingConfig) -> Ten
     if sampling.top_k is not None and sampling.top_k < len(p):
         p = torch.where(p >= p.topk(sampling.top_k).values[-1], p, 0.0)
     if sampling.top_p is not None and sampling.top_p < 1:
-        values, order = p.sort(descending=True, stable=True)
+        # All those below this together are less than half of what is dropped: sorting the rest
+        # finds the same ones, in a tenth of the time.
+        least, total = (1 - sampling.top_p) / (2 * len(p)) * p.sum(), p.sum()
+        likely = (p >= least).nonzero().squeeze(-1)
+        values, order = p[likely].sort(descending=True, stable=True)
         before = values.cumsum(-1) - values  # what the likelier ones sum to
-        p = p.index_fill(0, order[before >= sampling.top_p * p.sum()], 0.0)
+        kept = likely[order[before < sampling.top_p * total]]
+        p = torch.zeros_like(p).index_copy(0, kept, p[kept])
     if sampling.min_p is not None:
         p = torch.where(p >= sampling.min_p * p.max(), p, 0.0)
     return p

@@ -86,6 +86,11 @@ class KVCache:
         self._cells: tuple[Tensor, Tensor, Tensor] | None = None  # row, slot, column of each
         self._mask: Tensor | None = None
 
+    @property
+    def dtype(self) -> torch.dtype | None:
+        """Of the keys and values; None before there are any."""
+        return None if self._memory[0] is None else self._memory[0][0].dtype
+
     def start(self, n_rows: int, n_tokens: int, counts: Sequence[int] | None = None) -> Positions:
         """Makes ready for new tokens (B, T).
 
@@ -121,7 +126,7 @@ class KVCache:
 
     def update(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """As `Cache.update` says."""
-        keys, values = self._grown(layer, k, v)
+        keys, values = self.memory(layer, k, v)
         if isinstance(self._positions, slice):
             end = self._positions.stop
             keys[:, :, self._positions] = k
@@ -183,8 +188,10 @@ class KVCache:
             self._memory[layer] = keys, values
         self.lengths = self.lengths + other.lengths
 
-    def _grown(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """The memory of a layer, with room for the new tokens of every row."""
+    def memory(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of a layer (B, K, slots, D), with room for the tokens of the pass under
+        way. Who writes them there itself needs no `update`, and gives any `k`, `v` (B, K, T, D).
+        """
         held, end = self._memory[layer], max(self._ends)
         if held is not None and held[0].shape[2] >= end:
             return held

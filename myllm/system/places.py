@@ -20,16 +20,8 @@ def home() -> Path | None:
         return None
 
 
-def cache_folder(name: str) -> Path | None:
-    """A folder that can be written, for what can be made again.
-
-    Args:
-        name: of the folder in the program's own.
-
-    Returns:
-        The user's own; else one that is removed when the program ends; None where nothing can be
-        written.
-    """
+def kept_folder(name: str) -> Path | None:
+    """A folder in the user's own cache, or None where that cannot be written."""
     asked, own = os.environ.get("XDG_CACHE_HOME"), home()
     places = [Path(asked)] if asked else [own / ".cache"] if own else []
     for place in places:
@@ -40,6 +32,21 @@ def cache_folder(name: str) -> Path | None:
             continue
         if os.access(folder, os.W_OK | os.X_OK):
             return folder
+    return None
+
+
+def cache_folder(name: str) -> Path | None:
+    """A folder that can be written, for what can be made again.
+
+    Args:
+        name: of the folder in the program's own.
+
+    Returns:
+        The user's own; else one that is removed when the program ends; None where nothing can be
+        written.
+    """
+    if (kept := kept_folder(name)) is not None:
+        return kept
     try:
         # not of a name that others know: what lies in a cache is executed
         made = Path(tempfile.mkdtemp(prefix="myllm-"))

@@ -84,3 +84,18 @@ def operation_with_nan(error: RuntimeError) -> str | None:
     """If `error` is the anomaly detection's: its sentence, which names the operation."""
     text = str(error)
     return text.splitlines()[0] if "returned nan values" in text else None
+
+
+def parameter_slots(model: nn.Module) -> list[tuple[dict[str, Tensor | None], str]]:
+    """Where modules hold their parameters and buffers: `slots[name]` is the one there now, also
+    after another was put in its place; to ask the modules takes ten times as long."""
+    held: list[dict[str, Any]] = []
+    for module in model.modules():
+        held += (module._parameters, module._buffers)
+    return [(slots, name) for slots in held for name in slots]
+
+
+def is_changed(module: nn.Module) -> bool:
+    """Whether somebody gave this very module something else to compute: a hook, or a method."""
+    hooks = module._forward_hooks or module._forward_pre_hooks
+    return bool(hooks) or any(name in vars(module) for name in ("forward", "features", "attend"))

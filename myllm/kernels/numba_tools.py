@@ -1,0 +1,195 @@
+"""Room: what functions are made of that Numba translates: memory, threads, SIMD, exp.
+
+Knows nothing of what they compute. Memory is an address: whoever calls owns it, and its bounds.
+"""
+
+from __future__ import annotations
+
+import inspect
+import platform
+from collections.abc import Callable
+from typing import Any
+
+import numba
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils as untyped
+from numba.extending import intrinsic
+
+cgutils: Any = untyped
+pointer: Any = types.CPointer
+OPTIONS: Any = dict(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
+f4, i4 = np.float32, np.int32
+INT, FLOAT, NONE = types.int64, types.float32, types.void
+FLOATS, INTS = pointer(FLOAT), pointer(INT)
+
+
+def translatable(result: Any, *parameters: Any, reorders: bool = False) -> Callable[[Any], Any]:
+    """Marks a function for Numba, which translates it for these types, and once.
+
+    Args:
+        reorders: sums may be taken in another order, as SIMD does; else a product may be fused
+            with a sum, and no more, which gives the same bits for each row and thread.
+    """
+    flags = {"contract", "reassoc", "nsz"} if reorders else {"contract"}
+    njit: Any = numba.njit
+    wrap: Callable[[Any], Any] = njit(result(*parameters), fastmath=flags, **OPTIONS)
+    return wrap
+
+
+def instructions(result: Any, *parameters: Any) -> Callable[[Callable[..., Any]], Any]:
+    """Makes a function of one that writes LLVM's instructions: `emit(builder, *arguments)`."""
+
+    def wrap(emit: Callable[..., Any]) -> Any:
+        def typed(context: Any, *given: Any) -> Any:
+            return result(*parameters), lambda _, builder, signature, args: emit(builder, *args)
+
+        names = list(inspect.signature(emit).parameters.values())
+        typed.__signature__ = inspect.Signature(names)  # type: ignore[attr-defined]
+        return intrinsic(typed)
+
+    return wrap
+
+
+@instructions(FLOATS, INT)
+def floats(builder: Any, address: Any) -> Any:
+    """float32 numbers at an address."""
+    return builder.inttoptr(address, ir.FloatType().as_pointer())
+
+
+@instructions(INTS, INT)
+def integers(builder: Any, address: Any) -> Any:
+    """int64 numbers at an address."""
+    return builder.inttoptr(address, ir.IntType(64).as_pointer())
+
+
+@instructions(FLOAT, types.int32)
+def float_of_bits(builder: Any, bits: Any) -> Any:
+    """The float32 that has these bits."""
+    return builder.bitcast(bits, ir.FloatType())
+
+
+@instructions(FLOAT, FLOAT)
+def root(builder: Any, x: Any) -> Any:
+    """√x, without the library's care for its errors."""
+    return builder.call(builder.module.declare_intrinsic("llvm.sqrt", [ir.FloatType()]), [x])
+
+
+# ------------------------------------------------------------------- threads
+
+
+def _at(builder: Any, numbers: Any, index: Any) -> Any:
+    return builder.gep(numbers, [index])
+
+
+@instructions(INT, INTS, INT)
+def count(builder: Any, numbers: Any, index: Any) -> Any:
+    """Adds 1 to a number that threads share, as one step; the number before."""
+    one = ir.Constant(ir.IntType(64), 1)
+    return builder.atomic_rmw("add", _at(builder, numbers, index), one, "seq_cst")
+
+
+@instructions(INT, INTS, INT)
+def seen(builder: Any, numbers: Any, index: Any) -> Any:
+    """A number that threads share, as it is now."""
+    return builder.load_atomic(_at(builder, numbers, index), "seq_cst", 8)
+
+
+@instructions(INT, INTS, INT, INT)
+def publish(builder: Any, numbers: Any, index: Any, value: Any) -> Any:
+    """Writes a number that threads share: who sees it sees all that was written before."""
+    builder.store_atomic(value, _at(builder, numbers, index), "seq_cst", 8)
+    return value
+
+
+@instructions(INT)
+def pause(builder: Any) -> Any:
+    """Waits for a moment, and leaves the core to its other thread."""
+    nothing = ir.FunctionType(ir.VoidType(), [])
+    if platform.machine() in ("x86_64", "AMD64"):
+        b = cgutils.get_or_insert_function(builder.module, nothing, "llvm.x86.sse2.pause")
+        builder.call(b, [])
+    return ir.Constant(ir.IntType(64), 0)
+
+
+# ------------------------------------------------------------------- SIMD
+
+
+def sum_of_rows(rows: int, lanes: int) -> Any:
+    """A function y[r, j] += Σ_k x[r, k] w[k, j] for `rows` rows and `lanes` columns j.
+
+    Called with (y, its step from row to row, x, its step, w, its step from k to k, number of k).
+    The sum runs from k = 0 on, whatever the rows: a row's result does not depend on others.
+    """
+
+    @instructions(INT, FLOATS, INT, FLOATS, INT, FLOATS, INT, INT)
+    def emit(b: Any, y: Any, y_step: Any, x: Any, x_step: Any, w: Any, w_step: Any, n: Any) -> Any:
+        vector, i64 = ir.VectorType(ir.FloatType(), lanes), ir.IntType(64)
+        kind = ir.FunctionType(vector, [vector] * 3)
+        fused = cgutils.get_or_insert_function(b.module, kind, f"llvm.fmuladd.v{lanes}f32")
+        same = ir.Constant(ir.VectorType(ir.IntType(32), lanes), [0] * lanes)
+        none = ir.Constant(vector, ir.Undefined)
+
+        def place(base: Any, step: Any, row: int) -> Any:
+            return b.gep(base, [b.mul(step, ir.Constant(i64, row))])
+
+        def as_vector(pointer: Any) -> Any:
+            return b.bitcast(pointer, vector.as_pointer())
+
+        out = [as_vector(place(y, y_step, row)) for row in range(rows)]
+        sums = [cgutils.alloca_once_value(b, b.load(o, align=4)) for o in out]
+        with cgutils.for_range(b, n) as loop:
+            weights = b.load(as_vector(b.gep(w, [b.mul(loop.index, w_step)])), align=4)
+            for row, held in enumerate(sums):
+                number = b.load(b.gep(place(x, x_step, row), [loop.index]))
+                first = b.insert_element(none, number, ir.Constant(ir.IntType(32), 0))
+                factor = b.shuffle_vector(first, none, same)
+                b.store(b.call(fused, [factor, weights, b.load(held)]), held)
+        for o, held in zip(out, sums):
+            b.store(b.load(held), o, align=4)
+        return ir.Constant(i64, 0)
+
+    return emit
+
+
+@instructions(FLOAT, FLOATS, FLOATS, INT)
+def dot_of_eights(b: Any, x: Any, y: Any, n: Any) -> Any:
+    """Σ x y over n times eight numbers."""
+    vector = ir.VectorType(ir.FloatType(), 8)
+    kind = ir.FunctionType(vector, [vector] * 3)
+    fused = cgutils.get_or_insert_function(b.module, kind, "llvm.fmuladd.v8f32")
+    kind = ir.FunctionType(ir.FloatType(), [ir.FloatType(), vector])
+    added = cgutils.get_or_insert_function(b.module, kind, "llvm.vector.reduce.fadd.v8f32")
+    x, y = b.bitcast(x, vector.as_pointer()), b.bitcast(y, vector.as_pointer())
+    held = cgutils.alloca_once_value(b, ir.Constant(vector, [0.0] * 8))
+    with cgutils.for_range(b, n) as loop:
+        parts = [b.load(b.gep(p, [loop.index]), align=4) for p in (x, y)]
+        b.store(b.call(fused, [*parts, b.load(held)]), held)
+    zero = ir.Constant(ir.FloatType(), 0.0)
+    return b.call(added, [zero, b.load(held)], fastmath=("reassoc",))
+
+
+LOG2_E, LN2_HIGH, LN2_LOW = f4(1.44269504), f4(0.693359375), f4(-2.12194440e-4)
+
+
+@translatable(FLOAT, FLOAT)
+def exp(x: Any) -> Any:
+    """e^x of x ≤ 0, to 2e-7 of it: 2^n e^r, where r = x - n ln 2 is at most 0.35.
+
+    The library's takes one number at a time.
+    """
+    x = max(x, f4(-87))
+    n = i4(x * LOG2_E - f4(0.5))
+    r = x - f4(n) * LN2_HIGH - f4(n) * LN2_LOW
+    p = f4(1 / 720)
+    for c in (f4(1 / 120), f4(1 / 24), f4(1 / 6), f4(1 / 2), f4(1), f4(1)):
+        p = p * r + c
+    return p * float_of_bits((n + i4(127)) << i4(23))
+
+
+@translatable(FLOAT, FLOAT)
+def sigmoid(x: Any) -> Any:
+    """1 / (1 + e^-x)."""
+    e = exp(-abs(x))
+    return (f4(1) if x >= f4(0) else e) / (f4(1) + e)
