@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
@@ -85,12 +85,19 @@ def nanogpt_run(checkout: Path, text: Path, flags: Sequence[str]) -> Side:
 
 def _timed(command: list[str], environment: dict[str, str]) -> tuple[float, str]:
     start = time.perf_counter()
-    done = subprocess.run(
-        command, capture_output=True, text=True, env={**os.environ, **environment}
-    )
+    output, _ = output_of(command, environment)
+    return time.perf_counter() - start, output
+
+
+def output_of(
+    command: Sequence[str], environment: Mapping[str, str] = {}, cwd: Path | None = None
+) -> tuple[str, str]:
+    """What a program prints, and what it reports; ends with the latter where it fails."""
+    environment = {**os.environ, **environment}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=cwd)
     if done.returncode:
         raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
-    return time.perf_counter() - start, done.stdout
+    return done.stdout, done.stderr
 
 
 def alternate(sides: dict[str, Side], rounds: int) -> dict[str, list[Result]]:
@@ -102,7 +109,7 @@ def alternate(sides: dict[str, Side], rounds: int) -> dict[str, list[Result]]:
             results[name].append(result)
             loss = f", loss {result.loss:.4f}" if result.loss else ""
             print(
-                f"round {seed}, {name}: {result.seconds:.1f} s{loss}", file=sys.stderr, flush=True
+                f"round {seed}, {name}: {result.seconds:.3g} s{loss}", file=sys.stderr, flush=True
             )
     return results
 

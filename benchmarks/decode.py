@@ -25,7 +25,7 @@ from unittest import mock
 import torch
 from comparison import report
 
-from myllm.config import GPTConfig, RunConfig, SamplingConfig
+from myllm.config import GPTConfig, RunConfig, SamplingConfig, with_values
 from myllm.formats.gguf import export_gguf
 from myllm.generate import TextGenerator, decode
 from myllm.generate.decode import decode_one_token, prefill
@@ -67,7 +67,7 @@ def main() -> None:
 
 def config_of(name: str) -> GPTConfig:
     """The shape, in the `modern` preset's layout."""
-    return dataclasses.replace(default_config().model, **SHAPES[name])
+    return with_values(default_config(), SHAPES[name]).model
 
 
 def plainly(run: Callable[[], float]) -> Callable[[], float]:

@@ -14,13 +14,22 @@ import argparse
 import json
 import re
 import statistics
-import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from comparison import HERE, Result, Side, alternate, arguments, report, spread, write_json
+from comparison import (
+    HERE,
+    Result,
+    Side,
+    alternate,
+    arguments,
+    output_of,
+    report,
+    spread,
+    write_json,
+)
 
 
 @dataclass(frozen=True)
@@ -107,8 +116,7 @@ def _ours(options: argparse.Namespace) -> Side:
         command += ["--kernels", kernels]
 
     def run(seed: int) -> Result:
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        return _result(json.loads(done.stdout.splitlines()[-1]))
+        return _result(json.loads(output_of(command)[0].splitlines()[-1]))
 
     return run
 
@@ -175,8 +183,7 @@ def _nanogpt(options: argparse.Namespace, recipe: Recipe, compiled: bool) -> Sid
         pattern, folder = r"(time) per iteration: ([\d.]+)ms", options.nanogpt
 
     def run(seed: int) -> Result:
-        done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=folder)
-        found = re.findall(pattern, done.stdout + done.stderr, re.M)
+        found = re.findall(pattern, "".join(output_of(command, cwd=folder)), re.M)
         return _result([(float(ms) / 1e3, 0.0) for _, ms in found])
 
     return run

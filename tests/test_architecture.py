@@ -39,7 +39,6 @@ MAY_IMPORT: dict[str, set[str]] = {
     "tokenizer": GROUND,
     "data": TEXT,
     "model": GROUND | {"config"},
-    "kernels": GROUND | {"config", "model", "system"},
     "runs": TEXT | {"model"},
     "kernels": GROUND | {"config", "model", "system"},
     "train": MIDDLE,

@@ -27,6 +27,7 @@ from myllm.kernels.object_code import machine_code
 from myllm.model import gpt
 from myllm.model.cache import Cache, KVCache
 from myllm.model.dropout import Dropout
+from myllm.model.head import Head
 from myllm.system.places import kept_folder
 from myllm.system.torch_adapter import is_changed, parameter_slots
 
@@ -40,7 +41,7 @@ MOST_WEIGHTS = 2**26  # of a model that is copied; memory alone bounds the large
 STANDARD = {
     gpt.GPTModel, gpt.TransformerBlock, gpt.MultiHeadAttention, gpt.FlashAttention,
     gpt.FeedForward, gpt.SwiGLU, gpt.LayerNorm, gpt.RMSNorm, gpt.RotaryPosition, gpt.Embedding,
-    gpt.Head, Dropout, nn.Linear, nn.ModuleList, nn.GELU,
+    Head, Dropout, nn.Linear, nn.ModuleList, nn.GELU,
 }  # fmt: skip
 _decoders: weakref.WeakKeyDictionary[gpt.GPTModel, Decoder | None] = weakref.WeakKeyDictionary()
 _found: list[Callable[..., Any] | None] = []  # the machine code, once it was asked for
