@@ -270,7 +270,7 @@ class NumbaKernels(Kernels):
     works_on = ("cpu",)
     drops_alike = ()
     dtypes = (torch.float32, torch.bfloat16)
-    worth_flops = {"cpu": 1e12}  # some ten seconds: loading what is compiled takes one
+    worth_flops = {"cpu": 4e12}  # a minute or more: the first compiling of all takes ten seconds
 
     def __init__(self) -> None:
         self._replaced: list[tuple[nn.Module, type[nn.Module]]] = []
