@@ -58,6 +58,7 @@ def prepare(folder: Path, text: Path) -> None:
 def _whole_validation_loss(model: Any, path: Path, block_size: int) -> float:
     """Mean nats per token over all sequences side by side, as `myllm.train.evaluate` does."""
     ids = torch.from_numpy(np.fromfile(path, np.uint16).astype(np.int64))
+    ids = ids.to(next(model.parameters()).device)
     model.eval()
     nats, count = 0.0, 0
     for start in range(0, len(ids) - 1, block_size):
