@@ -113,7 +113,7 @@ SCHEDULES: Kinds[Callable[[float], float]] = Kinds("schedule", {
 })  # fmt: skip
 KERNELS: Kinds[type[Kernels]] = Kinds("kernels", {
     "plain": ("myllm.kernels.plain:Kernels", "PyTorch, as the model is written"),
-    "numba": ("myllm.kernels.fused:NumbaKernels", "fused, on CPUs"),
+    "numba": ("myllm.kernels.stand_ins:NumbaKernels", "fused, on CPUs"),
     "compiled": ("myllm.kernels.compiled:CompiledKernels", "torch.compile"),
 })  # fmt: skip
 FORMATS: Kinds[Format] = Kinds("format", {

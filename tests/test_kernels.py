@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import nullcontext
 from dataclasses import replace
 
@@ -121,6 +122,20 @@ class TestChoice:
         monkeypatch.setattr("myllm.train.kernels.KERNELS", missing)
         assert type(self.use("numba", small_model)) is Kernels
         assert "No module named 'a_library_that_is_missing'" in caplog.text
+
+    @pytest.mark.parametrize("flops", [1e9, 1e13])
+    def test_where_numba_is_not_installed_others_are_chosen(
+        self, small_model, monkeypatch, caplog, flops
+    ):
+        """As after the README's installation: nothing of it is imported, whatever the run."""
+        for name in ("fused", "loops", "numbers"):
+            monkeypatch.delitem(sys.modules, f"myllm.kernels.{name}", raising=False)
+        monkeypatch.setitem(sys.modules, "numba", None)
+        monkeypatch.setattr("myllm.train.kernels.find_spec", lambda name: None)
+        caplog.set_level("INFO")
+        args = small_model.train(), BATCH, torch.float32, nullcontext()
+        assert fastest_kernels(*args, flops=flops) == "plain"
+        assert ("pip install numba" in caplog.text) == (flops > 1e12)
 
     def test_a_name_that_is_not_there_is_an_error(self, small_model):
         with pytest.raises(ConfigError, match="unknown kernels 'fast': choices: .*plain"):

@@ -15,7 +15,6 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from myllm.kernels import loops
-from myllm.kernels.plain import Kernels
 from myllm.kernels.surprise import nats_of
 from myllm.model import gpt
 from myllm.model.cache import Cache
@@ -263,33 +262,7 @@ STAND_INS: dict[type[nn.Module], type[nn.Module]] = {
 }
 
 
-class NumbaKernels(Kernels):
-    """Puts stand-ins in the place of modules of exactly the classes that they know: a variant of
-    one's own is computed as it is written."""
-
-    works_on = ("cpu",)
-    drops_alike = ()
-    dtypes = (torch.float32, torch.bfloat16)
-    worth_flops = {"cpu": 4e12}  # a minute or more: the first compiling of all takes ten seconds
-
-    def __init__(self) -> None:
-        self._replaced: list[tuple[nn.Module, type[nn.Module]]] = []
-
-    def attach(self, model: gpt.GPTModel) -> None:
-        for module in model.modules():
-            stand_in = STAND_INS.get(type(module))
-            if stand_in is not None and _parts_are_known(module):
-                self._replaced.append((module, type(module)))
-        for module, kind in self._replaced:
-            module.__class__ = STAND_INS[kind]
-
-    def detach(self, model: gpt.GPTModel) -> None:
-        while self._replaced:
-            module, kind = self._replaced.pop()
-            module.__class__ = kind
-
-
-def _parts_are_known(module: nn.Module) -> bool:
+def parts_are_known(module: nn.Module) -> bool:
     """Whether those inside of a module, the norms of its heads above all, are what the stand-in
     for it computes. (PyTorch's LayerNorm is as fast as one of these.)"""
     known = (gpt.RMSNorm, nn.GELU, nn.Linear, Dropout)

@@ -11,6 +11,7 @@ class Kernels:
     """Those of `--kernels plain`; others put something in the place of parts of a model.
 
     Attributes:
+        needs: a library that may be missing.
         works_on: types of devices.
         dtypes: of products.
         worth_flops: floating-point operations, by type of device, below which a run takes longer
@@ -20,6 +21,7 @@ class Kernels:
             something else; if that takes long, only the loss is compared, and roughly.
     """
 
+    needs = "torch"
     works_on: tuple[str, ...] = ("cpu", "cuda", "mps")
     dtypes: tuple[torch.dtype, ...] = (torch.float32, torch.bfloat16, torch.float16)
     worth_flops: dict[str, float] = {}

@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from importlib.util import find_spec
 from typing import NamedTuple
 
 import torch
@@ -107,6 +108,8 @@ def fastest_kernels(
         if flops >= KERNELS[name].worth_flops.get(device.type, math.inf)
         and dtype in KERNELS[name].dtypes
     }  # fmt: skip
+    for name in [name for name in worth if find_spec(worth[name].needs) is None]:
+        log.info("%s kernels may be faster here: pip install %s", name, worth.pop(name).needs)
     if not worth or device.type != "cpu":
         return next(iter(worth), "plain")
     part = _part(model, batch, MEASURED_SHARE * flops)

@@ -1,0 +1,38 @@
+"""Room: a model → the same with stand-ins of `fused` in the place of its modules. Imports numba only
+when that is done: what kernels are worth is asked of every run, and numba may be missing."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from myllm.kernels.plain import Kernels
+from myllm.model.gpt import GPTModel
+
+
+class NumbaKernels(Kernels):
+    """Puts stand-ins in the place of modules of exactly the classes that they know: a variant of
+    one's own is computed as it is written."""
+
+    needs = "numba"
+    works_on = ("cpu",)
+    drops_alike = ()
+    dtypes = (torch.float32, torch.bfloat16)
+    worth_flops = {"cpu": 4e12}  # a minute or more: the first compiling of all takes ten seconds
+
+    def __init__(self) -> None:
+        self._replaced: list[tuple[nn.Module, type[nn.Module]]] = []
+
+    def attach(self, model: GPTModel) -> None:
+        from myllm.kernels.fused import STAND_INS, parts_are_known
+
+        for module in model.modules():
+            if type(module) in STAND_INS and parts_are_known(module):
+                self._replaced.append((module, type(module)))
+        for module, kind in self._replaced:
+            module.__class__ = STAND_INS[kind]
+
+    def detach(self, model: GPTModel) -> None:
+        while self._replaced:
+            module, kind = self._replaced.pop()
+            module.__class__ = kind
