@@ -1,5 +1,8 @@
-"""Room: a model → the same with stand-ins of `fused` in the place of its modules. Imports numba only
-when that is done: what kernels are worth is asked of every run, and numba may be missing."""
+"""Room: a model → the same with stand-ins of `fused` in the place of its modules.
+
+Imports numba only when that is done: what kernels are worth is asked of every run, and numba may
+be missing.
+"""
 
 from __future__ import annotations
 
