@@ -42,7 +42,8 @@ def main() -> None:
         after = runpy.run_path("train.py", run_name="__main__")
     seconds = time.perf_counter() - start
     model, block_size = after["raw_model"], after["block_size"]
-    loss = _whole_validation_loss(model, work / "data/shakespeare_char/val.bin", block_size)
+    ids = torch.from_numpy(np.fromfile(work / "data/shakespeare_char/val.bin", np.uint16))
+    loss = _whole_validation_loss(model, ids.long().to(after["device"]), block_size)
     print(json.dumps({"seconds": seconds, "steps": after["iter_num"] - 1, "loss": loss}))
 
 
@@ -55,10 +56,8 @@ def prepare(folder: Path, text: Path) -> None:
 
 
 @torch.no_grad()
-def _whole_validation_loss(model: Any, path: Path, block_size: int) -> float:
+def _whole_validation_loss(model: Any, ids: torch.Tensor, block_size: int) -> float:
     """Mean nats per token over all sequences side by side, as `myllm.train.evaluate` does."""
-    ids = torch.from_numpy(np.fromfile(path, np.uint16).astype(np.int64))
-    ids = ids.to(next(model.parameters()).device)
     model.eval()
     nats, count = 0.0, 0
     for start in range(0, len(ids) - 1, block_size):

@@ -37,7 +37,7 @@ def checkout(tmp_path) -> Path:
     train = """
         import sys, torch
         assert sys.argv[1] == "config/train_shakespeare_char.py"
-        block_size, iter_num = 16, 31
+        block_size, iter_num, device = 16, 31, "cpu"
         class Model(torch.nn.Module):
             def forward(self, x, y):
                 return None, torch.nn.functional.cross_entropy(torch.zeros(x.numel(), 50), y[0])
