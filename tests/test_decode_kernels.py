@@ -26,7 +26,7 @@ from myllm.tokenizer import BPETokenizer
 
 pytest.importorskip("numba")
 
-MODULE, FUNCTION = "myllm.kernels.decode_stages", "decode_pass"
+MODULE, GROUP = "myllm.kernels.decode_stages", "FUNCTIONS"
 
 
 @pytest.fixture(autouse=True)
@@ -272,7 +272,7 @@ class TestKeptCode:
         folder = kept_folder("kernels")
         assert folder is not None
         return max(
-            folder.glob("decode_pass-*.o"), key=lambda path: path.stat().st_mtime
+            folder.glob("decode_stages.*.o"), key=lambda path: path.stat().st_mtime
         ).read_bytes()
 
     def link(self, folder: Path, monkeypatch, code: bytes) -> int:
@@ -284,7 +284,7 @@ class TestKeptCode:
             return code[object_code.DIGEST_BYTES :]
 
         monkeypatch.setattr(object_code, "_translated_elsewhere", translate)
-        object_code.machine_code(MODULE, FUNCTION, 4, folder, lambda: None)
+        object_code.machine_code(MODULE, GROUP, folder)
         return len(translated)
 
     @pytest.mark.parametrize("damage", ["cut", "turned", "empty"])
@@ -324,7 +324,7 @@ class TestKeptCode:
         monkeypatch.setattr(object_code, "MOST_S", 0.001)
         for error in (subprocess.TimeoutExpired, RuntimeError):
             with pytest.raises(error):
-                object_code.machine_code(MODULE, FUNCTION, 4, tmp_path, lambda: None)
+                object_code.machine_code(MODULE, GROUP, tmp_path)
 
     @pytest.mark.parametrize("missing", ["llvmlite.binding", "numba"])
     def test_without_numba(self, tmp_path, monkeypatch, caplog, missing):

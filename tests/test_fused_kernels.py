@@ -51,10 +51,12 @@ def loss_and_gradient(model: GPTModel, batch: Batch) -> tuple[float, dict[str, t
     return loss.item(), {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
 
 
-def check_equal(model: GPTModel, batch: Batch, tolerance: float) -> None:
+def check_equal(
+    model: GPTModel, batch: Batch, tolerance: float, dtype: torch.dtype = torch.float32
+) -> None:
     plain_loss, plain = loss_and_gradient(model, batch)
     kernels = NumbaKernels()
-    kernels.attach(model)
+    kernels.attach(model, dtype)
     loss, gradient = loss_and_gradient(model, batch)
     kernels.detach(model)
     assert loss == pytest.approx(plain_loss, rel=tolerance)
@@ -85,7 +87,7 @@ def test_in_bfloat16(case):
 
 def test_threads_share_rows_and_change_nothing_but_the_order_of_sums(monkeypatch):
     model, batch = odd_model(1)
-    monkeypatch.setattr("myllm.kernels.loops.LEAST", 0)
+    monkeypatch.setattr("myllm.kernels.loop_calls.LEAST", 0)
     check_equal(model, batch, 1e-5)
 
 
@@ -109,7 +111,7 @@ def test_detached_nothing_is_left_of_them():
     model, _ = odd_model(0)
     before = [type(module) for module in model.modules()]
     kernels = NumbaKernels()
-    kernels.attach(model)
+    kernels.attach(model, torch.float32)
     assert before != [type(module) for module in model.modules()]
     kernels.detach(model)
     assert before == [type(module) for module in model.modules()]
@@ -165,7 +167,7 @@ class TestDropout:
 def test_nan_is_not_hidden():
     """What went wrong shows in loss and gradient, as the loop looks for it there."""
     model, batch = odd_model(0)
-    NumbaKernels().attach(model)
+    NumbaKernels().attach(model, torch.float32)
     with torch.no_grad():
         model.token_embedding.weight[0] = float("nan")
     batch.tokens.zero_()
@@ -179,5 +181,5 @@ def test_evaluation_is_as_before():
     model.eval()
     with torch.inference_mode():
         expected = mean_loss(model, batch).item()
-        NumbaKernels().attach(model)
+        NumbaKernels().attach(model, torch.float32)
         assert mean_loss(model, batch).item() == pytest.approx(expected, rel=1e-5)

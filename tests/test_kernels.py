@@ -84,7 +84,7 @@ class TestChoice:
         self, small_model, monkeypatch, caplog
     ):
         class Wrong(Kernels):
-            def attach(self, model):
+            def attach(self, model, dtype):
                 model.ln_final.forward = lambda x: 2 * x
 
             def detach(self, model):
@@ -99,7 +99,7 @@ class TestChoice:
     @pytest.mark.parametrize("when", ["attach", "the first step"])
     def test_those_that_fail_are_not_used(self, small_model, monkeypatch, caplog, when):
         class Failing(Kernels):
-            def attach(self, model):
+            def attach(self, model, dtype):
                 if when == "attach":
                     raise OSError("no compiler\nand more lines")
                 model.ln_final.forward = self.fail

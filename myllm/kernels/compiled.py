@@ -38,7 +38,7 @@ class CompiledKernels(Kernels):
     # GPU it is the work of a minute.
     worth_flops = {"cpu": 2e13, "cuda": 1e16}
 
-    def attach(self, model: GPTModel) -> None:
+    def attach(self, model: GPTModel, dtype: torch.dtype) -> None:
         _keep_compiled_code()
         if model.token_embedding.weight.is_cuda:
             _compile_as_one(model)

@@ -9,6 +9,7 @@ begun in one way and ended in the other, as their last bits differ.
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import math
 import threading
@@ -109,7 +110,8 @@ def _looked_for(announce: Callable[[], None]) -> Callable[..., Any] | None:
     try:
         if folder is None:
             raise OSError("no folder to keep compiled code in")
-        return machine_code("myllm.kernels.decode_stages", "decode_pass", 4, folder, announce)
+        find = machine_code("myllm.kernels.decode_stages", "FUNCTIONS", folder, announce)
+        return ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 4)(find("decode_pass"))
     except ImportError as error:
         _tell(logging.DEBUG, f"{error} (pip install numba)")
     except Exception as error:  # Numba's and LLVM's have no common base

@@ -361,3 +361,6 @@ def decode_pass(table: int, shared_address: int, who: int, helpers: int) -> int:
     finish(t, shared, NORM, 0, helpers)
     finish(t, shared, HEAD, 0, helpers)
     return 0
+
+
+FUNCTIONS = {"decode_pass": decode_pass}

@@ -1,4 +1,4 @@
-"""Room: modules of a model → the same functions of numba's loops, forward and backward, on a CPU.
+"""Room: modules of a model → the same functions of `loops`, forward and backward, on a CPU.
 
 Each class below computes what the class of the model it stands in for computes; the products stay
 PyTorch's. What is between two products is one pass over memory instead of several.
@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from myllm.kernels import loops
+from myllm.kernels.loop_calls import is_loaded, loops_for
 from myllm.kernels.surprise import nats_of
 from myllm.model import gpt
 from myllm.model.cache import Cache
@@ -24,9 +23,9 @@ from myllm.model.head import LOGITS_AT_ONCE, Head
 NOTHING, NO_ANGLES = torch.empty(0), torch.empty(0, 0)
 
 
-def dropout_seeds(n: int) -> Tensor:
-    """Seeds of what dropout draws, int32 (n,), from PyTorch's generator."""
-    return torch.randint(2**31 - 1, (n,), dtype=torch.int32)
+def dropout_seed() -> int:
+    """A seed of what dropout draws, from PyTorch's generator."""
+    return int(torch.randint(2**31 - 1, (1,), dtype=torch.int32).item())
 
 
 def n_dropped(dropout: Dropout) -> int:
@@ -34,10 +33,9 @@ def n_dropped(dropout: Dropout) -> int:
     return round(dropout.rate * 256) if dropout.training else 0
 
 
-def arrays(*tensors: Tensor) -> list[np.ndarray]:
-    """The same memory as numba takes it."""
-    plain = (t.detach() for t in tensors)
-    return [(t.view(torch.int16) if t.dtype == torch.bfloat16 else t).numpy() for t in plain]
+def for_each_thread(width: int) -> Tensor:
+    """Zeros: a row that each thread has to itself."""
+    return torch.zeros(torch.get_num_threads(), width)
 
 
 class Norm(Function):
@@ -46,8 +44,7 @@ class Norm(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, w: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
         y, r = torch.empty_like(x, dtype=dtype), torch.empty(len(x))
-        rows, weight, out, kept = arrays(x, w, y, r)
-        loops.norm(torch.get_num_threads(), rows, weight, np.float32(eps), out, kept)
+        loops_for(dtype)("norm", x, w, eps, y, r)
         ctx.save_for_backward(x, w, r)
         return y
 
@@ -55,9 +52,8 @@ class Norm(Function):
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> Any:
         x, w, r = ctx.saved_tensors
-        n = torch.get_num_threads()
-        dx, shares = torch.empty_like(x), torch.zeros(n, len(w))
-        loops.norm_back(n, *arrays(x, w, r, dy.contiguous(), dx, shares))
+        dx, shares = torch.empty_like(x), for_each_thread(len(w))
+        loops_for(dy.dtype)("norm_back", x, w, r, dy.contiguous(), dx, shares)
         return dx, shares.sum(0), None, None
 
 
@@ -70,20 +66,21 @@ class ToHeads(Function):
     ) -> Tensor:
         B, T, C = x.shape
         y, r = x.new_empty(B, C // D, T, D), torch.empty(B * T, C // D)
-        rows, weight = arrays(x.reshape(B * T, C), w)
-        after = arrays(cos, sin, y, r)
-        loops.heads(torch.get_num_threads(), rows, weight, np.float32(eps), *after)
-        ctx.save_for_backward(x.reshape(B * T, C) if len(w) else x.new_empty(0, C), w, r, cos, sin)
-        ctx.shape = x.shape
+        x, between = x.reshape(B * T, C), for_each_thread(D)
+        loops_for(x.dtype)("heads", x, w, eps, cos, sin, y, r, between)
+        ctx.save_for_backward(x if len(w) else x[:0], w, r, cos, sin)
+        ctx.shape = B, T, C
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> Any:
         x, w, r, cos, sin = ctx.saved_tensors
-        n, (B, T, C) = torch.get_num_threads(), ctx.shape
-        dx, shares = dy.new_empty(B * T, C), torch.zeros(n, len(w))
-        loops.heads_back(n, *arrays(dx, x, w, r, dy.contiguous(), cos, sin, shares))
+        B, T, C = ctx.shape
+        dx, shares = dy.new_empty(B * T, C), for_each_thread(len(w))
+        between = for_each_thread(dy.shape[-1])
+        run, dy = loops_for(dy.dtype), dy.contiguous()
+        run("heads_back", dx, x, w, r, dy, cos, sin, shares, between)
         return dx.view(B, T, C), shares.sum(0), None, None, None, None
 
 
@@ -93,13 +90,13 @@ class Attend(Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, n_dropped: int) -> Tensor:
         (B, H, T, D), K = q.shape, k.shape[1]
-        ctx.shape, ctx.dropout = (B, H, T, D), (np.int32(dropout_seeds(1).item()), n_dropped)
-        ctx.scale = np.float32(D**-0.5)
+        ctx.shape, ctx.dropout = (B, H, T, D), (dropout_seed(), n_dropped)
+        ctx.scale = D**-0.5
         q, k, v = q.view(B * K, -1, D), k.view(B * K, T, D), v.view(B * K, T, D)
         p = torch.bmm(q, k.mT)  # (B · K, H / K · T, T)
         kept = torch.empty_like(p) if n_dropped else p[:0]
-        weights, left = arrays(p.view(-1, T), kept.view(-1, T))
-        loops.attend(torch.get_num_threads(), weights, T, ctx.scale, *ctx.dropout, left)
+        run, between = loops_for(p.dtype), for_each_thread(T)
+        run("attend", p.view(-1, T), T, ctx.scale, *ctx.dropout, kept.view(-1, T), between)
         ctx.save_for_backward(q, k, v, p, kept)
         return torch.bmm(kept if n_dropped else p, v).view(B, H, T, D)
 
@@ -111,8 +108,8 @@ class Attend(Function):
         dy = dy.reshape(len(q), -1, D)
         ds = torch.bmm(dy, v.mT)
         dv = torch.bmm((kept if len(kept) else p).mT, dy)
-        weights, by_score = arrays(p.view(-1, T), ds.view(-1, T))
-        loops.attend_back(torch.get_num_threads(), weights, T, ctx.scale, *ctx.dropout, by_score)
+        run, between = loops_for(p.dtype), for_each_thread(T)
+        run("attend_back", p.view(-1, T), T, ctx.scale, *ctx.dropout, ds.view(-1, T), between)
         dq, dk = torch.bmm(ds, k), torch.bmm(ds.mT, q)
         return dq.view(B, H, T, D), dk.view(B, -1, T, D), dv.view(B, -1, T, D), None
 
@@ -123,7 +120,7 @@ class Gated(Function):
     @staticmethod
     def forward(ctx: Any, g: Tensor, x: Tensor) -> Tensor:
         y = torch.empty_like(x)
-        loops.swiglu(torch.get_num_threads(), *arrays(g.view(-1), x.view(-1), y.view(-1)))
+        loops_for(x.dtype)("swiglu", g.view(-1), x.view(-1), y.view(-1))
         ctx.save_for_backward(g, x)
         return y
 
@@ -133,7 +130,7 @@ class Gated(Function):
         g, x = ctx.saved_tensors
         dg, dx = torch.empty_like(g), torch.empty_like(x)
         flat = [t.reshape(-1) for t in (g, x, dy, dg, dx)]
-        loops.swiglu_back(torch.get_num_threads(), *arrays(*flat))
+        loops_for(x.dtype)("swiglu_back", *flat)
         return dg, dx
 
 
@@ -143,7 +140,7 @@ class Gelu(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         y = torch.empty_like(x)
-        loops.gelu(torch.get_num_threads(), *arrays(x.view(-1), y.view(-1)))
+        loops_for(x.dtype)("gelu", x.view(-1), y.view(-1))
         ctx.save_for_backward(x)
         return y
 
@@ -152,7 +149,7 @@ class Gelu(Function):
     def backward(ctx: Any, dy: Tensor) -> Any:
         (x,) = ctx.saved_tensors
         dx = torch.empty_like(x)
-        loops.gelu_back(torch.get_num_threads(), *arrays(x.view(-1), dy.reshape(-1), dx.view(-1)))
+        loops_for(x.dtype)("gelu_back", x.view(-1), dy.reshape(-1), dx.view(-1))
         return dx
 
 
@@ -161,7 +158,7 @@ class Dropped(Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, n_dropped: int) -> Tensor:
-        ctx.dropout = np.int32(dropout_seeds(1).item()), n_dropped
+        ctx.dropout = dropout_seed(), n_dropped
         return Dropped.scaled(x, *ctx.dropout)
 
     @staticmethod
@@ -170,17 +167,16 @@ class Dropped(Function):
         return Dropped.scaled(dy.contiguous(), *ctx.dropout), None
 
     @staticmethod
-    def scaled(x: Tensor, seed: np.int32, n_dropped: int) -> Tensor:
+    def scaled(x: Tensor, seed: int, n_dropped: int) -> Tensor:
         y = torch.empty_like(x)
-        rows, out = arrays(x, y)
-        loops.scale_kept(torch.get_num_threads(), rows, seed, n_dropped, out)
+        loops_for(x.dtype)("scale_kept", x, seed, n_dropped, y, for_each_thread(x.shape[-1]))
         return y
 
 
 def surprises(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """As `Surprises` says; in place."""
     nats = torch.empty(len(labels))
-    loops.surprise(torch.get_num_threads(), *arrays(logits, labels, nats))
+    loops_for(logits.dtype)("surprise", logits, labels, nats)
     return nats, logits
 
 
@@ -196,6 +192,8 @@ def product_dtype(x: Tensor) -> torch.dtype:
 
 class FusedRMSNorm(gpt.RMSNorm):
     def forward(self, x: Tensor) -> Tensor:
+        if x.dtype != torch.float32 or not is_loaded(product_dtype(x)):
+            return super().forward(x)
         rows = x.reshape(-1, x.shape[-1])
         y: Tensor = Norm.apply(rows, self.weight, self.eps, product_dtype(x))
         return y.view(x.shape)
@@ -205,7 +203,7 @@ class FusedAttention(gpt.MultiHeadAttention):
     def forward(
         self, x: Tensor, angles: gpt.Angles | None = None, cache: Cache | None = None
     ) -> Tensor:
-        if cache is not None:
+        if cache is not None or not is_loaded(product_dtype(x)):
             return super().forward(x, angles, cache)
         B, T, _ = x.shape
         cos, sin = (part[0] for part in angles) if angles is not None else (NO_ANGLES, NO_ANGLES)
@@ -227,26 +225,32 @@ class FusedAttention(gpt.MultiHeadAttention):
 
 class FusedSwiGLU(gpt.SwiGLU):
     def forward(self, x: Tensor) -> Tensor:
+        if not is_loaded(product_dtype(x)):
+            return super().forward(x)
         x = self.linear2(Gated.apply(self.gate(x), self.linear1(x)))
         return x
 
 
 class FusedGELU(nn.GELU):
     def forward(self, x: Tensor) -> Tensor:
+        if not is_loaded(x.dtype):
+            return super().forward(x)
         y: Tensor = Gelu.apply(x)
         return y
 
 
 class FusedDropout(Dropout):
     def forward(self, x: Tensor) -> Tensor:
-        if not n_dropped(self):
-            return x
+        if not n_dropped(self) or not is_loaded(x.dtype):
+            return super().forward(x)
         y: Tensor = Dropped.apply(x.reshape(-1, x.shape[-1]), n_dropped(self))
         return y.view(x.shape)
 
 
 class FusedHead(Head):
     def nats(self, features: Tensor, labels: Tensor) -> Tensor:
+        if not is_loaded(product_dtype(features)):
+            return super().nats(features, labels)
         x = features.to(product_dtype(features))
         return nats_of(x, self.weight, labels, surprises, LOGITS_AT_ONCE)
 

@@ -1,45 +1,17 @@
-"""Room: arrays → arrays, each in one pass over memory, by numba. Knows nothing of PyTorch.
+"""Room: arrays → arrays, each in one pass over memory. Numba translates it: nothing that trains
+imports it (`loop_calls` has its machine code). Knows nothing of PyTorch.
 
-A function that begins with `_` does rows `lo` to `hi` in thread `t` of those that share the rows.
-`x` are the features that come in, `y` those that go out, and `dx` is the gradient of the loss by
-`x`; what else there is, its docstring tells. Types are numba's to find.
+A loop does rows `lo` to `hi` of its first argument, in thread `t` of those that share them. `x` are
+the features that come in, `y` those that go out, and `dx` is the gradient of the loss by `x`; what
+else there is, its docstring tells. Kinds of arguments: see `loop`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import numpy as np
-from numba import prange
 
-from myllm.kernels.numbers import (
-    ONE,
-    ZERO,
-    as_kind_of,
-    body,
-    exp,
-    fill_factors,
-    read,
-    shared,
-    sigmoid,
-)
-
-LEAST = 1 << 15  # numbers, for which one thread takes less time than two need to be woken
-
-
-class Loop:
-    """A loop over the rows of its first argument, on as many threads as are worth it."""
-
-    def __init__(self, body: Callable[..., None], shared: Callable[..., None]) -> None:
-        self.body, self.shared = body, shared
-
-    def __call__(self, n_threads: int, *args: Any) -> None:
-        if n_threads == 1 or args[0].size < LEAST:
-            self.body(*args, 0, len(args[0]), 0)
-        else:
-            self.shared(n_threads, *args)
-
+from myllm.kernels.loop_entries import entries, loop
+from myllm.kernels.numbers import ONE, ZERO, as_kind_of, body, exp, fill_factors, read, sigmoid
 
 # ----------------------------------------------------------------- norms
 # RMSNorm: y = x r w, r = 1 / √(mean(x²) + ε); dx = r (g - x̂ mean(g x̂)), g = dy w, x̂ = x r
@@ -68,38 +40,22 @@ def _norm_row_back(x, w, r, dy, dx, dw):
         dx[j] = as_kind_of(dx[j], r * (read(dy[j]) * w[j] - read(x[j]) * r * along))
 
 
-@body
-def _norm(x, w, eps, y, r, lo, hi, t):
+@loop("F2 F1 F P2 F1")
+def norm(lo, hi, t, x, w, eps, y, r):
     """x, y (rows, C); w (C,); r (rows,)."""
     for i in range(lo, hi):
         r[i] = _norm_row(x[i], w, eps, y[i])
 
 
-@shared
-def _norm_shared(n, x, w, eps, y, r):
-    for t in prange(n):
-        lo, hi = t * len(x) // n, (t + 1) * len(x) // n
-        _norm(x, w, eps, y, r, lo, hi, t)
 
 
-norm = Loop(_norm, _norm_shared)
-
-
-@body
-def _norm_back(x, w, r, dy, dx, dw, lo, hi, t):
+@loop("F2 F1 F1 P2 F2 F2")
+def norm_back(lo, hi, t, x, w, r, dy, dx, dw):
     """dw (threads, C): each thread's share of the sum, zero at first."""
     for i in range(lo, hi):
         _norm_row_back(x[i], w, r[i], dy[i], dx[i], dw[t])
 
 
-@shared
-def _norm_back_shared(n, x, w, r, dy, dx, dw):
-    for t in prange(n):
-        lo, hi = t * len(x) // n, (t + 1) * len(x) // n
-        _norm_back(x, w, r, dy, dx, dw, lo, hi, t)
-
-
-norm_back = Loop(_norm_back, _norm_back_shared)
 
 
 # ----------------------------------------------------------------- heads
@@ -114,11 +70,11 @@ def turn(x, other, cos, sin, sign, y):
         y[j] = as_kind_of(y[j], read(x[j]) * cos[j] + sign * read(other[j]) * sin[j])
 
 
-@body
-def _heads(x, w, eps, cos, sin, y, r, lo, hi, t):
+@loop("P2 F1 F F2 F2 P4 F2 F2")
+def heads(lo, hi, t, x, w, eps, cos, sin, y, r, between):
     """w (D,) or empty: no norm; cos, sin (T, D) or empty: no turn; r (B · T, H)."""
     _, H, T, D = y.shape
-    half, row = D // 2, np.empty(D, np.float32)
+    half, row = D // 2, between[t]
     for i in range(lo, hi):
         at = i % T
         for h in range(H):
@@ -137,21 +93,13 @@ def _heads(x, w, eps, cos, sin, y, r, lo, hi, t):
                     out[j] = as_kind_of(out[j], row[j])
 
 
-@shared
-def _heads_shared(n, x, w, eps, cos, sin, y, r):
-    for t in prange(n):
-        lo, hi = t * len(x) // n, (t + 1) * len(x) // n
-        _heads(x, w, eps, cos, sin, y, r, lo, hi, t)
 
 
-heads = Loop(_heads, _heads_shared)
-
-
-@body
-def _heads_back(dx, x, w, r, dy, cos, sin, dw, lo, hi, t):
+@loop("P2 P2 F1 F2 P4 F2 F2 F2 F2")
+def heads_back(lo, hi, t, dx, x, w, r, dy, cos, sin, dw, between):
     """x of no rows where there is no norm; dw (threads, D): zero at first."""
     _, H, T, D = dy.shape
-    half, row = D // 2, np.empty(D, np.float32)
+    half, row = D // 2, between[t]
     for i in range(lo, hi):
         at = i % T
         for h in range(H):
@@ -170,14 +118,6 @@ def _heads_back(dx, x, w, r, dy, cos, sin, dw, lo, hi, t):
                     out[j] = as_kind_of(out[j], row[j])
 
 
-@shared
-def _heads_back_shared(n, dx, x, w, r, dy, cos, sin, dw):
-    for t in prange(n):
-        lo, hi = t * len(dx) // n, (t + 1) * len(dx) // n
-        _heads_back(dx, x, w, r, dy, cos, sin, dw, lo, hi, t)
-
-
-heads_back = Loop(_heads_back, _heads_back_shared)
 
 
 # ----------------------------------------------------------------- attention
@@ -185,10 +125,10 @@ heads_back = Loop(_heads_back, _heads_back_shared)
 # ds = scale p (g - Σ p g), g = dq · dropout's factors
 
 
-@body
-def _attend(s, T, scale, seed, dropped, q, lo, hi, t):
+@loop("P2 I F I I P2 F2")
+def attend(lo, hi, t, s, T, scale, seed, dropped, q, between):
     """s (rows, T) becomes p; q (rows, T), or of no rows where nothing is dropped."""
-    factors = np.empty(T, np.float32)
+    factors = between[t]
     for row in range(lo, hi):
         n, x = row % T + 1, s[row]
         top = read(x[0])
@@ -209,20 +149,13 @@ def _attend(s, T, scale, seed, dropped, q, lo, hi, t):
             q[row, n:] = 0
 
 
-@shared
-def _attend_shared(n, s, T, scale, seed, dropped, q):
-    for t in prange(n):
-        lo, hi = t * len(s) // n, (t + 1) * len(s) // n
-        _attend(s, T, scale, seed, dropped, q, lo, hi, t)
 
 
-attend = Loop(_attend, _attend_shared)
-
-
-@body
-def _attend_back(p, T, scale, seed, dropped, ds, lo, hi, t):
+@loop("P2 I F I I P2 F2")
+def attend_back(lo, hi, t, p, T, scale, seed, dropped, ds, between):
     """ds (rows, T) is dq at first."""
-    factors = np.ones(T, np.float32)
+    factors = between[t]
+    factors[:] = ONE
     for row in range(lo, hi):
         n, g, weights = row % T + 1, ds[row], p[row]
         if dropped:
@@ -236,14 +169,6 @@ def _attend_back(p, T, scale, seed, dropped, ds, lo, hi, t):
         g[n:] = 0
 
 
-@shared
-def _attend_back_shared(n, p, T, scale, seed, dropped, ds):
-    for t in prange(n):
-        lo, hi = t * len(p) // n, (t + 1) * len(p) // n
-        _attend_back(p, T, scale, seed, dropped, ds, lo, hi, t)
-
-
-attend_back = Loop(_attend_back, _attend_back_shared)
 
 
 # ----------------------------------------------------------------- feed-forward
@@ -255,8 +180,8 @@ attend_back = Loop(_attend_back, _attend_back_shared)
 SLOPE, CUBE = np.float32(2 * np.sqrt(2 / np.pi)), np.float32(0.044715)
 
 
-@body
-def _swiglu(g, x, y, lo, hi, t):
+@loop("P1 P1 P1")
+def swiglu(lo, hi, t, g, x, y):
     """All of one dimension."""
     g, x, y = g[lo:hi], x[lo:hi], y[lo:hi]
     for j in range(len(x)):
@@ -264,18 +189,10 @@ def _swiglu(g, x, y, lo, hi, t):
         y[j] = as_kind_of(y[j], gate * sigmoid(gate) * read(x[j]))
 
 
-@shared
-def _swiglu_shared(n, g, x, y):
-    for t in prange(n):
-        lo, hi = t * len(g) // n, (t + 1) * len(g) // n
-        _swiglu(g, x, y, lo, hi, t)
 
 
-swiglu = Loop(_swiglu, _swiglu_shared)
-
-
-@body
-def _swiglu_back(g, x, dy, dg, dx, lo, hi, t):
+@loop("P1 P1 P1 P1 P1")
+def swiglu_back(lo, hi, t, g, x, dy, dg, dx):
     """All of one dimension."""
     g, x, dy, dg, dx = g[lo:hi], x[lo:hi], dy[lo:hi], dg[lo:hi], dx[lo:hi]
     for j in range(len(x)):
@@ -285,18 +202,10 @@ def _swiglu_back(g, x, dy, dg, dx, lo, hi, t):
         dg[j] = as_kind_of(dg[j], slope * value * s * (ONE + gate * (ONE - s)))
 
 
-@shared
-def _swiglu_back_shared(n, g, x, dy, dg, dx):
-    for t in prange(n):
-        lo, hi = t * len(g) // n, (t + 1) * len(g) // n
-        _swiglu_back(g, x, dy, dg, dx, lo, hi, t)
 
 
-swiglu_back = Loop(_swiglu_back, _swiglu_back_shared)
-
-
-@body
-def _gelu(x, y, lo, hi, t):
+@loop("P1 P1")
+def gelu(lo, hi, t, x, y):
     """Both of one dimension."""
     x, y = x[lo:hi], y[lo:hi]
     for j in range(len(x)):
@@ -304,18 +213,10 @@ def _gelu(x, y, lo, hi, t):
         y[j] = as_kind_of(y[j], v * sigmoid(SLOPE * (v + CUBE * v * v * v)))
 
 
-@shared
-def _gelu_shared(n, x, y):
-    for t in prange(n):
-        lo, hi = t * len(x) // n, (t + 1) * len(x) // n
-        _gelu(x, y, lo, hi, t)
 
 
-gelu = Loop(_gelu, _gelu_shared)
-
-
-@body
-def _gelu_back(x, dy, dx, lo, hi, t):
+@loop("P1 P1 P1")
+def gelu_back(lo, hi, t, x, dy, dx):
     """All of one dimension."""
     x, dy, dx = x[lo:hi], dy[lo:hi], dx[lo:hi]
     for j in range(len(x)):
@@ -325,22 +226,14 @@ def _gelu_back(x, dy, dx, lo, hi, t):
         dx[j] = as_kind_of(dx[j], read(dy[j]) * slope)
 
 
-@shared
-def _gelu_back_shared(n, x, dy, dx):
-    for t in prange(n):
-        lo, hi = t * len(x) // n, (t + 1) * len(x) // n
-        _gelu_back(x, dy, dx, lo, hi, t)
-
-
-gelu_back = Loop(_gelu_back, _gelu_back_shared)
 
 
 # ----------------------------------------------------------------- loss and dropout
 # nats = log Σ eˣ - x_label; its gradient by x is softmax(x), less 1 at the label
 
 
-@body
-def _surprise(x, labels, nats, lo, hi, t):
+@loop("P2 I1 F1")
+def surprise(lo, hi, t, x, labels, nats):
     """x (rows, V): logits, which become the gradient by them; labels, nats (rows,)."""
     for i in range(lo, hi):
         row, label = x[i], labels[i]
@@ -360,32 +253,17 @@ def _surprise(x, labels, nats, lo, hi, t):
         row[label] = as_kind_of(row[label], exp(chosen - top) / total - ONE)
 
 
-@shared
-def _surprise_shared(n, x, labels, nats):
-    for t in prange(n):
-        lo, hi = t * len(x) // n, (t + 1) * len(x) // n
-        _surprise(x, labels, nats, lo, hi, t)
 
 
-surprise = Loop(_surprise, _surprise_shared)
-
-
-@body
-def _scale_kept(x, seed, dropped, y, lo, hi, t):
+@loop("P2 I I P2 F2")
+def scale_kept(lo, hi, t, x, seed, dropped, y, between):
     """Dropout: y = x · its factors, (rows, C); the gradient goes the same way."""
     C = x.shape[1]
-    factors = np.empty(C, np.float32)
+    factors = between[t]
     for i in range(lo, hi):
         fill_factors(i * ((C + 3) // 4), seed, dropped, factors)
         for j in range(C):
             y[i, j] = as_kind_of(y[i, j], read(x[i, j]) * factors[j])
 
 
-@shared
-def _scale_kept_shared(n, x, seed, dropped, y):
-    for t in prange(n):
-        lo, hi = t * len(x) // n, (t + 1) * len(x) // n
-        _scale_kept(x, seed, dropped, y, lo, hi, t)
-
-
-scale_kept = Loop(_scale_kept, _scale_kept_shared)
+float32, bfloat16 = entries("float32"), entries("int16")  # of what the products are computed in

@@ -5,30 +5,22 @@ All is computed in float32; an int16 is a bfloat16, bit by bit.
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
-import numba
 import numpy as np
 from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
-from myllm.system.places import cache_folder
-
-if "NUMBA_CACHE_DIR" not in os.environ and (folder := cache_folder("numba")) is not None:
-    numba.config.CACHE_DIR = str(folder)
-
 # What the compiler may assume. NaN and infinity must stay: they are looked for after each step.
 RULES: dict[str, Any] = {
-    "fastmath": {"reassoc", "contract", "nsz", "arcp"}, "error_model": "numpy", "nogil": True,
-    "cache": True,
+    "fastmath": {"reassoc", "contract", "nsz", "arcp"}, "error_model": "numpy",
+    "_nrt": False,  # no memory is asked for
 }  # fmt: skip
 I32, F32 = ir.IntType(32), ir.FloatType()
 ONE, ZERO = np.float32(1), np.float32(0)
 
 body = njit(**RULES)
-shared = njit(parallel=True, **RULES)
 
 
 @intrinsic

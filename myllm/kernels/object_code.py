@@ -9,10 +9,10 @@ named after all that the code depends on, and begins with its checksum: disks do
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import hashlib
 import importlib
 import importlib.util
+import inspect
 import os
 import subprocess
 import sys
@@ -23,22 +23,26 @@ from typing import Any
 from myllm.system.atomic import write_file
 
 SUFFIX, DIGEST_BYTES = ".o", 32
+C_LIBRARY = {"memset", "memcpy", "memmove", "logf", "sqrtf"}
 MOST_S = 300.0  # of translating
 MOST_KEPT = 8  # files: a home may be shared by processors of several kinds
 _engines: list[Any] = []  # they own the code, which is called as long as the process lives
 
 
 def machine_code(
-    module: str, function: str, n_arguments: int, folder: Path, announce: Callable[[], None]
-) -> Callable[..., None]:
-    """The function of a module as machine code; it takes 64-bit integers and releases the GIL.
+    module: str, group: str, folder: Path, announce: Callable[[], None] = lambda: None
+) -> Callable[[str], int]:
+    """Functions of a module as machine code: C functions of 64-bit integers.
 
     Args:
-        module: where the function is; imported only if it must be translated.
-        function: decorated by `numba_tools.translatable`.
-        n_arguments: that it takes.
+        module: where the functions are; imported only if they must be translated.
+        group: what the module calls a dictionary of them by their names; Numba's, of which each
+            takes integers and returns nothing.
         folder: where the code is kept.
-        announce: called before it is translated, which takes seconds.
+        announce: called before they are translated, which takes seconds.
+
+    Returns:
+        The address of the function of a name.
 
     Raises:
         Exception: whatever Numba, LLVM or the disk complain of.
@@ -47,14 +51,14 @@ def machine_code(
 
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
-    path = folder / f"{function}-{_depends_on(llvm)}{SUFFIX}"
+    path = folder / f"{module.rpartition('.')[2]}.{group}-{_depends_on(llvm)}{SUFFIX}"
     code = _kept(path)
     if code is None:
         if importlib.util.find_spec("numba") is None:
             raise ImportError("No module named 'numba'")
         announce()
         try:
-            code = _translated_elsewhere(module, function, n_arguments)
+            code = _translated_elsewhere(module, group)
         except Exception:
             _keep(path, b"")
             raise
@@ -66,13 +70,8 @@ def machine_code(
     engine.add_object_file(llvm.ObjectFileRef.from_data(code))
     engine.finalize_object()
     _engines.append(engine)
-    address = engine.get_function_address(function)
-    integers = [ctypes.c_int64] * n_arguments
-    call = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p, *integers)(address)
-    result, error = ctypes.c_int64(), ctypes.c_void_p()  # Numba's own arguments: not used
-    first = ctypes.addressof(result), ctypes.addressof(error)
-    _engines.append((result, error))
-    return lambda *arguments: call(*first, *arguments)
+    find: Callable[[str], int] = engine.get_function_address
+    return find
 
 
 def _depends_on(llvm: Any) -> str:
@@ -109,32 +108,66 @@ def _kept(path: Path) -> bytes | None:
     return code if hashlib.sha256(code).digest() == digest else None
 
 
-def _translated_elsewhere(module: str, function: str, n_arguments: int) -> bytes:
+def _translated_elsewhere(module: str, group: str) -> bytes:
     """As `_translated`, in another process, which leaves neither Numba in this one nor its own
-    faults: where LLVM fails, it ends the process."""
+    faults: where LLVM fails, it ends the process. Ctrl-C is not meant for it."""
     own = {
         "PYTHONPATH": os.pathsep.join(sys.path),
         "NUMBA_OPT": "0",
     }  # it is optimised once, after
-    words = [sys.executable, "-m", __name__, module, function, str(n_arguments)]
-    done = subprocess.run(words, env={**os.environ, **own}, capture_output=True, timeout=MOST_S)
+    words = [sys.executable, "-m", __name__, module, group]
+    done = subprocess.run(
+        words, env={**os.environ, **own}, capture_output=True, timeout=MOST_S,
+        start_new_session=True,
+    )  # fmt: skip
     if done.returncode:
         raise RuntimeError((done.stderr.decode().strip().splitlines() or ["no reason given"])[-1])
     return done.stdout
 
 
-def _translated(module: str, function: str, n_arguments: int) -> bytes:
-    """The object file of a function, which needs nothing of Python or Numba to run."""
+def _c_function(name: str, function: Any) -> Any:
+    """A module with Numba's function, and one of C's kind that calls it by this name."""
     import llvmlite.binding as llvm
-    import numba
+    from llvmlite import ir
+    from numba import types
+
+    n = len(inspect.signature(function.py_func).parameters)
+    kinds = (types.int64,) * n
+    if kinds not in function.overloads:
+        function.compile(kinds)
+    own = function.overloads[kinds].fndesc.llvm_func_name
+    # Numba's takes where to put a result and an error, which there are none of
+    number, pointer = ir.IntType(64), ir.IntType(8).as_pointer()
+    module = ir.Module()
+    inner = ir.Function(
+        module, ir.FunctionType(ir.IntType(32), [pointer, pointer, *[number] * n]), own
+    )
+    outer = ir.Function(module, ir.FunctionType(ir.VoidType(), [number] * n), name)
+    builder = ir.IRBuilder(outer.append_basic_block())
+    places = [builder.bitcast(builder.alloca(number), pointer) for _ in range(2)]
+    builder.call(inner, [*places, *outer.args])
+    builder.ret_void()
+    made = llvm.parse_assembly(function.inspect_llvm(kinds))
+    wrapper = str(module).replace('target triple = "unknown-unknown-unknown"', "")
+    made.link_in(llvm.parse_assembly(wrapper.replace('target datalayout = ""', "")))
+    made.get_function(own).linkage = "internal"
+    return made
+
+
+def _translated(module: str, group: str) -> bytes:
+    """The object file of some functions, which need nothing of Python or Numba to run."""
+    import llvmlite.binding as llvm
 
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
-    dispatcher = getattr(importlib.import_module(module), function)
-    made = llvm.parse_assembly(dispatcher.inspect_llvm((numba.types.int64,) * n_arguments))
-    for f in list(made.functions):
-        if not f.is_declaration and f"{function}B" in f.name:
-            f.name = function
+    made = None
+    for name, function in getattr(importlib.import_module(module), group).items():
+        part = _c_function(name, function)
+        if made is None:
+            made = part
+        else:
+            made.link_in(part)
+    assert made is not None
     name, features = _processor(llvm)
     target = llvm.Target.from_default_triple()
     machine = target.create_target_machine(cpu=name, features=features, opt=3, jit=True)
@@ -143,11 +176,11 @@ def _translated(module: str, function: str, n_arguments: int) -> bytes:
     passes = llvm.create_pass_builder(machine, options)
     passes.getModulePassManager().run(made, passes)
     needs = {f.name for f in made.functions if f.is_declaration and "llvm." not in f.name}
-    if needs - {"memset", "memcpy", "memmove"}:
-        raise RuntimeError(f"{function} needs {', '.join(sorted(needs))}")
+    if needs - C_LIBRARY:
+        raise RuntimeError(f"{group} needs {', '.join(sorted(needs))}")
     code: bytes = machine.emit_object(made)
     return code
 
 
 if __name__ == "__main__":
-    sys.stdout.buffer.write(_translated(sys.argv[1], sys.argv[2], int(sys.argv[3])))
+    sys.stdout.buffer.write(_translated(*sys.argv[1:]))

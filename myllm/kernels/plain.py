@@ -28,8 +28,12 @@ class Kernels:
     drops_alike: tuple[str, ...] = ("cpu", "cuda", "mps")
     checked_whole = True
 
-    def attach(self, model: GPTModel) -> None:
+    def attach(self, model: GPTModel, dtype: torch.dtype) -> None:
         """The model is computed with these from now on.
+
+        Args:
+            model: to compute with these.
+            dtype: of products.
 
         Raises:
             Exception: of any kind, here or in the first step; the model is then to be detached.

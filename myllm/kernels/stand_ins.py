@@ -1,14 +1,12 @@
-"""Room: a model → the same with stand-ins of `fused` in the place of its modules.
-
-Imports numba only when that is done: what kernels are worth is asked of every run, and numba may
-be missing.
-"""
+"""Room: a model → the same with stand-ins of `fused` in the place of its modules."""
 
 from __future__ import annotations
 
 import torch
 from torch import nn
 
+from myllm.kernels.fused import STAND_INS, parts_are_known
+from myllm.kernels.loop_calls import load
 from myllm.kernels.plain import Kernels
 from myllm.model.gpt import GPTModel
 
@@ -21,13 +19,13 @@ class NumbaKernels(Kernels):
     works_on = ("cpu",)
     drops_alike = ()
     dtypes = (torch.float32, torch.bfloat16)
-    worth_flops = {"cpu": 4e12}  # a minute or more: the first compiling of all takes ten seconds
+    worth_flops = {"cpu": 4e12}  # a minute or more: compiling, once, takes ten seconds
 
     def __init__(self) -> None:
         self._replaced: list[tuple[nn.Module, type[nn.Module]]] = []
 
-    def attach(self, model: GPTModel) -> None:
-        from myllm.kernels.fused import STAND_INS, parts_are_known
+    def attach(self, model: GPTModel, dtype: torch.dtype) -> None:
+        load(dtype)
 
         for module in model.modules():
             if type(module) in STAND_INS and parts_are_known(module):

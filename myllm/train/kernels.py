@@ -162,7 +162,7 @@ def _check(
     alike = batch.tokens.device.type in kernels.drops_alike or not model.config.dropout_rate
     with nullcontext() if alike or not kernels.checked_whole else _without_dropout(model):
         plain = _passes(model, batch, precision)
-        kernels.attach(model)
+        kernels.attach(model, dtype)
         found = _passes(model, batch, precision)
     difference, tolerance = _difference(plain, found), TOLERANCES[dtype]
     if not alike and not kernels.checked_whole:
