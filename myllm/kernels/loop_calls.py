@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import glob
+import threading
 from pathlib import Path
 from typing import NamedTuple
 
@@ -68,6 +69,7 @@ class Loops:
 
 
 C_FUNCTION = ctypes.CFUNCTYPE(None, ctypes.c_int64)
+_loading = threading.Lock()
 _loaded: dict[torch.dtype, Loops] = {}
 
 
@@ -77,8 +79,9 @@ def load(dtype: torch.dtype) -> None:
     Raises:
         Exception: whatever the compiler or the disk complain of.
     """
-    if dtype not in _loaded:
-        _loaded[dtype] = Loops(dtype)
+    with _loading:
+        if dtype not in _loaded:
+            _loaded[dtype] = Loops(dtype)
 
 
 def is_loaded(dtype: torch.dtype) -> bool:

@@ -28,6 +28,16 @@ class Kernels:
     drops_alike: tuple[str, ...] = ("cpu", "cuda", "mps")
     checked_whole = True
 
+    def make(self, dtype: torch.dtype) -> None:
+        """Makes what a machine needs once, whatever the model, which may take seconds.
+
+        Args:
+            dtype: of products.
+
+        Raises:
+            Exception: of any kind.
+        """
+
     def attach(self, model: GPTModel, dtype: torch.dtype) -> None:
         """The model is computed with these from now on.
 

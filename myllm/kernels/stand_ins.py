@@ -24,6 +24,9 @@ class NumbaKernels(Kernels):
     def __init__(self) -> None:
         self._replaced: list[tuple[nn.Module, type[nn.Module]]] = []
 
+    def make(self, dtype: torch.dtype) -> None:
+        load(dtype)
+
     def attach(self, model: GPTModel, dtype: torch.dtype) -> None:
         load(dtype)
 

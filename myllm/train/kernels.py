@@ -7,23 +7,28 @@ from __future__ import annotations
 import copy
 import logging
 import math
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from importlib.util import find_spec
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from myllm.config import RunConfig
 from myllm.data.dataset import Batch
 from myllm.errors import ConfigError
 from myllm.kernels.plain import Kernels
 from myllm.kinds import KERNELS
 from myllm.model.dropout import Dropout
 from myllm.model.gpt import GPTModel
-from myllm.system.device import synchronize
+from myllm.system.device import choose_device, choose_dtype, synchronize
+from myllm.system.progress import stage
 from myllm.train.loss import mean_loss
+from myllm.train.pace import step_work
 
 log = logging.getLogger(__name__)
 
@@ -89,6 +94,48 @@ def use_kernels(
         return Kernels()
 
 
+@contextmanager
+def making_kernels(config: RunConfig) -> Iterator[None]:
+    """While the block does something else, kernels that a run is likely to want are made, which
+    takes seconds on a machine that has none; it ends when they are.
+
+    Args:
+        config: of a new run, as far as it is known before the text.
+    """
+    train = config.train
+    device = choose_device(train.device)
+    dtype = choose_dtype(device, train.dtype)
+    flops = math.inf
+    if train.minutes is None:
+        model = replace(config.model, vocab_size=config.model.vocab_size or 1)  # not yet known
+        work = step_work(replace(config, model=model))
+        flops = work.n_tokens * work.per_token * train.max_steps
+    names = [train.kernels] if train.kernels else _worth_it(device.type, dtype, flops)
+    makers = [threading.Thread(target=_make, args=(name, dtype), daemon=True) for name in names]
+    for maker in makers:
+        maker.start()
+    yield
+    with stage("making kernels ready"):
+        for maker in makers:
+            maker.join()
+
+
+def _make(name: str, dtype: torch.dtype) -> None:
+    try:
+        KERNELS[name]().make(dtype)
+    except Exception as error:  # whoever is to use them will meet it, and tell
+        log.debug("%s kernels: %s", name, error)
+
+
+def _worth_it(device_type: str, dtype: torch.dtype, flops: float) -> list[str]:
+    """The kernels that may gain in so many operations."""
+    return [
+        name for name in KERNELS
+        if flops >= KERNELS[name].worth_flops.get(device_type, math.inf)
+        and dtype in KERNELS[name].dtypes
+    ]  # fmt: skip
+
+
 def fastest_kernels(
     model: GPTModel, batch: Batch, dtype: torch.dtype, precision: AbstractContextManager[object],
     flops: float,
@@ -103,13 +150,10 @@ def fastest_kernels(
         flops: floating-point operations of the run.
     """
     device = batch.tokens.device
-    worth = {
-        name: KERNELS[name] for name in KERNELS
-        if flops >= KERNELS[name].worth_flops.get(device.type, math.inf)
-        and dtype in KERNELS[name].dtypes
-    }  # fmt: skip
-    for name in [name for name in worth if find_spec(worth[name].needs) is None]:
-        log.info("%s kernels may be faster here: pip install %s", name, worth.pop(name).needs)
+    worth = _worth_it(device.type, dtype, flops)
+    for name in [name for name in worth if find_spec(KERNELS[name].needs) is None]:
+        log.info("%s kernels may be faster here: pip install %s", name, KERNELS[name].needs)
+        worth.remove(name)
     if not worth or device.type != "cpu":
         return next(iter(worth), "plain")
     part = _part(model, batch, MEASURED_SHARE * flops)

@@ -42,6 +42,7 @@ from myllm.system.atomic import TEMPORARY, make_folders, write_errors
 from myllm.system.device import choose_attention, choose_device
 from myllm.train.early_stop import with_patience
 from myllm.train.epochs import steps_of_epochs, with_steps_of_epochs
+from myllm.train.kernels import making_kernels
 from myllm.train.memory import check_memory, fitting_batch
 from myllm.train.own_text import check_known, own_text
 from myllm.train.planner import plan_run, planned_names
@@ -211,7 +212,8 @@ def start(request: Request) -> Session:
     text = with_paths(config.text)
     name = request.run or run_name(text_name(text))
     begun = _begun(request, config)
-    token_file = _prepared(dataclasses.replace(config, text=text), begun)
+    with making_kernels(config):
+        token_file = _prepared(dataclasses.replace(config, text=text), begun)
     check_prepared(resolved, token_file)
     if begun is not None:
         check_known(begun.name, token_file.tokenizer, token_file.tokens())
