@@ -20,6 +20,7 @@ from myllm.generate.decode import decode_one_token, prefill
 from myllm.generate.generator import TextGenerator
 from myllm.kernels import decode_cpu, object_code
 from myllm.kernels.decode_cpu import decoder_of
+from myllm.kernels.stand_ins import NumbaKernels
 from myllm.model import FlashAttention, GPTModel, KVCache
 from myllm.system.places import kept_folder
 from myllm.tokenizer import BPETokenizer
@@ -256,6 +257,12 @@ class TestFallBack:
         with torch.enable_grad():
             assert prefill(model, torch.tensor([[1]]), KVCache(SMALL)).requires_grad
         assert decoder_of(model.train(), cache) is None
+
+    def test_stand_ins_of_training_are_no_other_model(self):
+        """A run's samples are written as fast as any text."""
+        model = model_of(SMALL)
+        NumbaKernels().attach(model, torch.float32)
+        assert decoder_of(model, KVCache(SMALL)) is not None
 
     def test_a_cache_of_other_numbers(self):
         model, cache = model_of(SMALL).bfloat16(), KVCache(SMALL)

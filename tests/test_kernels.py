@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 
@@ -168,3 +171,43 @@ class TestChoice:
         monkeypatch.setattr("myllm.train.kernels._seconds", lambda *args: next(found))
         args = small_model.train(), BATCH, torch.float32, nullcontext()
         assert fastest_kernels(*args, flops=1e13) == fastest
+
+
+class TestNumbaIsOptional:
+    """Runs of the program in processes of their own: this one has imported Numba long ago."""
+
+    @pytest.fixture
+    def run(self, tmp_path) -> Callable[..., str]:
+        (tmp_path / "text.txt").write_text("abc def ghi\n" * 400, encoding="utf-8")
+
+        def run(before: str, *words: str) -> str:
+            script = (
+                f"import sys; {before}\nfrom myllm.__main__ import main\n"
+                "try: assert not main()\n"
+                "finally: print('numba' in sys.modules, file=sys.stderr)"
+            )
+            own = {"PYTHONPATH": os.pathsep.join(sys.path)}
+            done = subprocess.run(
+                [sys.executable, "-c", script, *words],
+                cwd=tmp_path, env={**os.environ, **own}, capture_output=True, text=True,
+            )  # fmt: skip
+            assert done.returncode == 0, done.stderr
+            return done.stdout + done.stderr
+
+        return run
+
+    TRAIN = "train text.txt --max-steps 3 --d-model 16 --n-layers 1 --n-heads 2 --run small"
+
+    def test_where_there_is_none(self, run):
+        missing = "sys.modules.update({'numba': None, 'llvmlite': None})"
+        words = [*self.TRAIN.split(), "--context-length", "16", "--kernels", "numba"]
+        said = run(missing, *words)
+        assert "not computed by numba kernels, but by plain ones" in said
+        assert run(missing, "generate", "abc", "--max-new-tokens", "5").startswith("abc")
+
+    def test_it_only_translates(self, run):
+        """In another process, once: importing it takes longer than writing a text."""
+        pytest.importorskip("numba")
+        words = [*self.TRAIN.split(), "--context-length", "16", "--kernels", "numba"]
+        said = run("pass", *words)
+        assert "not computed by" not in said and said.endswith("False\n")

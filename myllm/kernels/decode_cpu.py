@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from myllm.kernels.decode_table import LANES, LAYER, MOST_TOKENS, SHARED, TABLE, padded
+from myllm.kernels.fused import STAND_INS
 from myllm.kernels.object_code import machine_code
 from myllm.model import gpt
 from myllm.model.cache import Cache, KVCache
@@ -42,7 +43,7 @@ MOST_WEIGHTS = 2**26  # of a model that is copied; memory alone bounds the large
 STANDARD = {
     gpt.GPTModel, gpt.TransformerBlock, gpt.MultiHeadAttention, gpt.FlashAttention,
     gpt.FeedForward, gpt.SwiGLU, gpt.LayerNorm, gpt.RMSNorm, gpt.RotaryPosition, gpt.Embedding,
-    Head, Dropout, nn.Linear, nn.ModuleList, nn.GELU,
+    Head, Dropout, nn.Linear, nn.ModuleList, nn.GELU, *STAND_INS.values(),
 }  # fmt: skip
 _decoders: weakref.WeakKeyDictionary[gpt.GPTModel, Decoder | None] = weakref.WeakKeyDictionary()
 _found: list[Callable[..., Any] | None] = []  # the machine code, once it was asked for

@@ -47,15 +47,11 @@ def norm(lo, hi, t, x, w, eps, y, r):
         r[i] = _norm_row(x[i], w, eps, y[i])
 
 
-
-
 @loop("F2 F1 F1 P2 F2 F2")
 def norm_back(lo, hi, t, x, w, r, dy, dx, dw):
     """dw (threads, C): each thread's share of the sum, zero at first."""
     for i in range(lo, hi):
         _norm_row_back(x[i], w, r[i], dy[i], dx[i], dw[t])
-
-
 
 
 # ----------------------------------------------------------------- heads
@@ -93,8 +89,6 @@ def heads(lo, hi, t, x, w, eps, cos, sin, y, r, between):
                     out[j] = as_kind_of(out[j], row[j])
 
 
-
-
 @loop("P2 P2 F1 F2 P4 F2 F2 F2 F2")
 def heads_back(lo, hi, t, dx, x, w, r, dy, cos, sin, dw, between):
     """x of no rows where there is no norm; dw (threads, D): zero at first."""
@@ -116,8 +110,6 @@ def heads_back(lo, hi, t, dx, x, w, r, dy, cos, sin, dw, between):
             else:
                 for j in range(D):
                     out[j] = as_kind_of(out[j], row[j])
-
-
 
 
 # ----------------------------------------------------------------- attention
@@ -149,8 +141,6 @@ def attend(lo, hi, t, s, T, scale, seed, dropped, q, between):
             q[row, n:] = 0
 
 
-
-
 @loop("P2 I F I I P2 F2")
 def attend_back(lo, hi, t, p, T, scale, seed, dropped, ds, between):
     """ds (rows, T) is dq at first."""
@@ -167,8 +157,6 @@ def attend_back(lo, hi, t, p, T, scale, seed, dropped, ds, between):
             by_score = read(weights[j]) * (read(g[j]) * factors[j] - total) * scale
             g[j] = as_kind_of(g[j], by_score)
         g[n:] = 0
-
-
 
 
 # ----------------------------------------------------------------- feed-forward
@@ -189,8 +177,6 @@ def swiglu(lo, hi, t, g, x, y):
         y[j] = as_kind_of(y[j], gate * sigmoid(gate) * read(x[j]))
 
 
-
-
 @loop("P1 P1 P1 P1 P1")
 def swiglu_back(lo, hi, t, g, x, dy, dg, dx):
     """All of one dimension."""
@@ -202,8 +188,6 @@ def swiglu_back(lo, hi, t, g, x, dy, dg, dx):
         dg[j] = as_kind_of(dg[j], slope * value * s * (ONE + gate * (ONE - s)))
 
 
-
-
 @loop("P1 P1")
 def gelu(lo, hi, t, x, y):
     """Both of one dimension."""
@@ -211,8 +195,6 @@ def gelu(lo, hi, t, x, y):
     for j in range(len(x)):
         v = read(x[j])
         y[j] = as_kind_of(y[j], v * sigmoid(SLOPE * (v + CUBE * v * v * v)))
-
-
 
 
 @loop("P1 P1 P1")
@@ -224,8 +206,6 @@ def gelu_back(lo, hi, t, x, dy, dx):
         s = sigmoid(SLOPE * (v + CUBE * v * v * v))
         slope = s + v * s * (ONE - s) * SLOPE * (ONE + np.float32(3) * CUBE * v * v)
         dx[j] = as_kind_of(dx[j], read(dy[j]) * slope)
-
-
 
 
 # ----------------------------------------------------------------- loss and dropout
@@ -251,8 +231,6 @@ def surprise(lo, hi, t, x, labels, nats):
         for j in range(len(row)):
             row[j] = as_kind_of(row[j], exp(read(row[j]) - top) / total)
         row[label] = as_kind_of(row[label], exp(chosen - top) / total - ONE)
-
-
 
 
 @loop("P2 I I P2 F2")
