@@ -287,6 +287,21 @@ class TestTrainer:
             hashes.append(weights_hash(trainer.model))
         assert len(set(hashes)) == 1
 
+    @pytest.mark.slow
+    def test_numba_kernels_learn_as_much(self, tokens, model_config):
+        """In 600 steps of three seeds each: the losses differ less than those of seeds do."""
+        pytest.importorskip("numba")
+        losses: dict[str, list[float]] = {}
+        for kernels in ("plain", "numba"):
+            configs = [
+                dataclasses.replace(CONFIG, kernels=kernels, seed=seed, max_steps=600)
+                for seed in range(3)
+            ]
+            trainers = [build(tokens, model_config, config) for config in configs]
+            losses[kernels] = [trainer.train().best_loss for trainer in trainers]
+        means = [sum(found) / 3 for found in losses.values()]
+        assert abs(means[0] - means[1]) < max(losses["plain"]) - min(losses["plain"])
+
     def test_activation_checkpointing_changes_nothing(self, tokens, model_config):
         hashes: set[str] = set()
         for wanted in (False, True):
