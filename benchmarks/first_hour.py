@@ -35,6 +35,7 @@ from rich.cells import cell_len
 # a control sequence and what it is made of; another one; a character
 PIECES = re.compile(r"\x1b\[([0-9;?]*)([A-Za-z])|\x1b\][^\x07]*\x07|\x1b[=>]|([^\x1b])", re.DOTALL)
 SEED = " --sample-seed 1"
+CURSOR_ASKED, CURSOR_TOLD = b"\x1b[6n", b"\x1b[1;1R"  # where it is, as terminals answer
 TOLD = re.compile(r"(?:^\s*|with: |try: |: )(myllm (?:\S.*\S))$")  # a command to the line's end
 
 
@@ -109,6 +110,8 @@ class Hour:
                 if not data:
                     break
                 text += decoder.decode(data)
+                for _ in range(data.count(CURSOR_ASKED)):
+                    os.write(controller, CURSOR_TOLD)
             elif typed:
                 os.write(controller, typed.pop(0).encode())
             if stop_at and not stopped and stop_at in text:
