@@ -139,7 +139,10 @@ class TestVerdict:
         assert verdict(curve([4.0, 3.9, 3.8]), few).kind == "too little text"
         assert verdict(curve([4.0, 5.0, 6.0], [4.0, 3.0, 2.0]), few).kind == "overfitted"
 
-    @pytest.mark.parametrize("n, seen", [(10**6, "36% of"), (10**5, "3.6 times through")])
+    @pytest.mark.parametrize(
+        "n, seen",
+        [(10**6, "36% of"), (10**5, "3.6 times through"), (300, "1,200 times through")],
+    )
     def test_how_much_was_seen(self, n, seen):
         facts = Facts(n, 10**5, 2_000, 300, 6.0)
         assert f"after {seen} the text" in verdict(curve([4.0, 3.5, 3.0]), facts).sentence

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from myllm.system.units import short_times
+
 # Two evaluations of the same text by neighbouring models differ by some 0.3 nats a token, half of
 # them up, half of them down: over n tokens by 0.3 / √n, of which three standard deviations are 1.
 TOKEN_NOISE = 1.0
@@ -134,7 +136,7 @@ def warning(points: Sequence[Point], facts: Facts) -> str | None:
         return None  # at the end one evaluation may tell, before there will be more
     return (
         f"the validation loss has risen since step {best.step}: the model begins to learn the "
-        f"text by heart (it has seen it {facts.times_seen(points[-1].step):.0f} times)"
+        f"text by heart (it has seen it {facts.times_seen(points[-1].step):,.0f} times)"
     )
 
 
@@ -236,7 +238,11 @@ def _at_the_end(points: Sequence[Point], facts: Facts, best: Point) -> Verdict:
     fell = (reference.val_loss - best.val_loss) / max(1e-9, reference.val_loss)
     if fell > STILL_FALLING and best.step > reference.step:
         times = facts.times_seen(last.step)
-        seen = f"{times:.1f} times through" if times >= 1 else f"{facts.share_seen(last.step)} of"
+        seen = (
+            f"{short_times(times)} times through"
+            if times >= 1
+            else f"{facts.share_seen(last.step)} of"
+        )
         sentence = (
             f"the validation loss was still falling at the end, after {seen} the text: more steps "
             "would help"

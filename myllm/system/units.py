@@ -16,6 +16,11 @@ def short_count(n: float, unit: str = "") -> str:
     return f"{digits}{unit and ' '}{letters[0]}{unit}"
 
 
+def short_times(n: float) -> str:
+    """How often something was done, to the tenth while that says something: 1.9, 1,105."""
+    return f"{n:,.1f}" if n < 100 else f"{n:,.0f}"
+
+
 def short_bytes(n: int) -> str:
     """A size on disk.
 

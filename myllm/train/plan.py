@@ -10,7 +10,7 @@ import math
 import torch
 
 from myllm.runs.verdict import Facts
-from myllm.system.units import short_bytes
+from myllm.system.units import short_bytes, short_times
 from myllm.train.memory import estimate_checkpoint_bytes
 from myllm.train.outcome import facts_of
 from myllm.train.session import Session
@@ -56,7 +56,7 @@ def _steps_line(session: Session, facts: Facts) -> str:
         begin = "all done,"
     times = facts.times_seen(config.max_steps)
     seen = (
-        f"{times:.1f} times the text"
+        f"{short_times(times)} times the text"
         if times >= 1
         else f"{facts.share_seen(config.max_steps)} of the text"
     )
