@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import sys
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -10,7 +12,9 @@ import torch
 
 from myllm.config import GPTConfig
 from myllm.data.dataset import Batch
+from myllm.kernels.plain import Kernels
 from myllm.model import GPTModel
+from myllm.train.kernels import use_kernels
 from myllm.train.loss import mean_loss
 
 pytest.importorskip("numba")
@@ -115,6 +119,19 @@ def test_detached_nothing_is_left_of_them():
     assert before != [type(module) for module in model.modules()]
     kernels.detach(model)
     assert before == [type(module) for module in model.modules()]
+
+
+def test_why_there_are_none_is_told_each_time(monkeypatch, tmp_path, caplog):
+    """The first to ask is the thread that makes them while a text is prepared."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr("myllm.kernels.loop_calls._loaded", {})
+    monkeypatch.setattr("myllm.kernels.loop_calls._failed", {})
+    monkeypatch.setattr(sys, "executable", sys.executable + "-is-not-there")
+    model, batch = odd_model(0)
+    for _ in range(2):
+        kernels = use_kernels("numba", model, batch, torch.float32, nullcontext())
+        assert type(kernels) is Kernels
+    assert caplog.text.count("which are slower: FileNotFoundError") == 2
 
 
 class TestDropout:

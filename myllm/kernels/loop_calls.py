@@ -71,6 +71,7 @@ class Loops:
 C_FUNCTION = ctypes.CFUNCTYPE(None, ctypes.c_int64)
 _loading = threading.Lock()
 _loaded: dict[torch.dtype, Loops] = {}
+_failed: dict[torch.dtype, Exception] = {}
 
 
 def load(dtype: torch.dtype) -> None:
@@ -80,8 +81,14 @@ def load(dtype: torch.dtype) -> None:
         Exception: whatever the compiler or the disk complain of.
     """
     with _loading:
+        if dtype in _failed:
+            raise _failed[dtype]
         if dtype not in _loaded:
-            _loaded[dtype] = Loops(dtype)
+            try:
+                _loaded[dtype] = Loops(dtype)
+            except Exception as error:
+                _failed[dtype] = error  # whoever asks again is told why, not that it failed
+                raise
 
 
 def is_loaded(dtype: torch.dtype) -> bool:
