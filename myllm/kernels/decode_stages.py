@@ -151,11 +151,10 @@ def place(t: Any, m: Any, layer: int, i: int) -> None:
                 left, right = x[d], x[half + d]
                 x[d] = left * cos[d] - right * sin[d]
                 x[half + d] = right * cos[d] + left * sin[d]
+    memory = integers(t[TABLE.memory])
     for g in range(K):
         slot = 4 * D * ((integers(t[TABLE.rows])[i] * K + g) * t[TABLE.slots] + at)
-        key, value = floats(integers(t[TABLE.keys])[layer] + slot), floats(
-            integers(t[TABLE.values])[layer] + slot
-        )
+        key, value = floats(memory[2 * layer] + slot), floats(memory[2 * layer + 1] + slot)
         k, v = floats(qkv + 4 * D * (H + g)), floats(qkv + 4 * D * (H + K + g))
         for d in range(D):
             key[d], value[d] = k[d], v[d]
@@ -166,7 +165,8 @@ def attend(t: Any, layer: int, i: int, g: int, who: int) -> None:
     """Σ_s softmax(q k_s / √D) v_s of a token, for the heads that share keys and values `g`."""
     H, K, D, n = t[TABLE.H], t[TABLE.K], t[TABLE.D], integers(t[TABLE.positions])[i] + 1
     start = 4 * D * (integers(t[TABLE.rows])[i] * K + g) * t[TABLE.slots]
-    keys, values = integers(t[TABLE.keys])[layer] + start, integers(t[TABLE.values])[layer] + start
+    memory = integers(t[TABLE.memory])
+    keys, values = memory[2 * layer] + start, memory[2 * layer + 1] + start
     weights = floats(t[TABLE.scores] + 4 * who * t[TABLE.context])
     for h in range(g * (H // K), (g + 1) * (H // K)):
         q = floats(t[TABLE.qkv] + 4 * (i * wide((H + 2 * K) * D) + h * D))
