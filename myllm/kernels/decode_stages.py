@@ -21,6 +21,7 @@ from myllm.kernels.numba_tools import (
     NONE,
     count,
     dot_of_eights,
+    eight_dots_of_eights,
     exp,
     f4,
     floats,
@@ -41,7 +42,8 @@ IDLE = 20_000  # rounds that a helper waits for work before it sleeps
 GELU = f4(2 * math.sqrt(2 / math.pi))
 
 sum_1x32, sum_2x32, sum_6x16 = sum_of_rows(1, LANES), sum_of_rows(2, LANES), sum_of_rows(6, 16)
-sum_1x8, sum_1x1 = sum_of_rows(1, 8), sum_of_rows(1, 1)
+sum_1x32_by_2, sum_1x8_by_8 = sum_of_rows(1, LANES, 2), sum_of_rows(1, 8, 8)
+sum_1x1 = sum_of_rows(1, 1)
 
 
 @translatable(INT, INT)
@@ -172,12 +174,16 @@ def attend(t: Any, layer: int, i: int, g: int, who: int) -> None:
         q = floats(t[TABLE.qkv] + 4 * (i * wide((H + 2 * K) * D) + h * D))
         out = t[TABLE.mixed] + 4 * (i * wide(H * D) + h * D)
         most, scale = f4(-math.inf), floats(t[TABLE.scale])[0]
+        for s in range(0, n // 8 * 8, 8):
+            eight = floats(t[TABLE.scores] + 4 * (who * t[TABLE.context] + s))
+            eight_dots_of_eights(eight, q, floats(keys + 4 * D * s), D, D // 8)
+        for s in range(n // 8 * 8, n):
+            weights[s] = dot_of_eights(q, floats(keys + 4 * D * s), D // 8)
         for s in range(n):
             key = floats(keys + 4 * D * s)
-            score = dot_of_eights(q, key, D // 8)
             for d in range(D // 8 * 8, D):
-                score += q[d] * key[d]
-            weights[s] = score * scale
+                weights[s] += q[d] * key[d]
+            weights[s] *= scale
             if weights[s] > most:
                 most = weights[s]
         for s in range(n):
@@ -190,10 +196,10 @@ def attend(t: Any, layer: int, i: int, g: int, who: int) -> None:
         while d < D:
             y, v = floats(out + 4 * d), floats(values + 4 * d)
             if d + LANES <= D:
-                sum_1x32(y, 0, weights, 0, v, D, n)
+                sum_1x32_by_2(y, 0, weights, 0, v, D, n)
                 d += LANES
             elif d + 8 <= D:
-                sum_1x8(y, 0, weights, 0, v, D, n)
+                sum_1x8_by_8(y, 0, weights, 0, v, D, n)
                 d += 8
             else:
                 sum_1x1(y, 0, weights, 0, v, D, n)
