@@ -27,6 +27,7 @@ from myllm.kernels.numba_tools import (
     floats,
     integers,
     pause,
+    prefetch,
     publish,
     root,
     seen,
@@ -176,6 +177,8 @@ def attend(t: Any, layer: int, i: int, g: int, who: int) -> None:
         most, scale = f4(-math.inf), floats(t[TABLE.scale])[0]
         for s in range(0, n // 8 * 8, 8):
             eight = floats(t[TABLE.scores] + 4 * (who * t[TABLE.context] + s))
+            for line in range(0, 8 * D, 16):
+                prefetch(floats(values + 4 * D * s), line)
             eight_dots_of_eights(eight, q, floats(keys + 4 * D * s), D, D // 8)
         for s in range(n // 8 * 8, n):
             weights[s] = dot_of_eights(q, floats(keys + 4 * D * s), D // 8)

@@ -113,6 +113,21 @@ def pause(builder: Any) -> Any:
     return ir.Constant(ir.IntType(64), 0)
 
 
+def _prefetch(builder: Any, pointer: Any) -> None:
+    byte, i32 = ir.IntType(8).as_pointer(), ir.IntType(32)
+    kind = ir.FunctionType(ir.VoidType(), [byte, i32, i32, i32])
+    call = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
+    how = [ir.Constant(i32, number) for number in (0, 3, 1)]  # to read, near, data
+    builder.call(call, [builder.bitcast(pointer, byte), *how])
+
+
+@instructions(INT, FLOATS, INT)
+def prefetch(builder: Any, numbers: Any, index: Any) -> Any:
+    """Has the memory there brought nearer, for a read that follows; any address will do."""
+    _prefetch(builder, builder.gep(numbers, [index]))
+    return ir.Constant(ir.IntType(64), 0)
+
+
 # ------------------------------------------------------------------- SIMD
 
 
@@ -121,6 +136,7 @@ def sum_of_rows(rows: int, lanes: int, parts: int = 1) -> Any:
 
     Called with (y, its step from row to row, x, its step, w, its step from k to k, number of k).
     The sum runs from k = 0 on, whatever the rows: a row's result does not depend on others.
+    Several rows leave memory the time to bring what follows w, which is likely to be next.
 
     Args:
         parts: sums that each number is made of, of every so manieth k: an addition takes as long
@@ -143,6 +159,8 @@ def sum_of_rows(rows: int, lanes: int, parts: int = 1) -> Any:
 
         def add(k: Any, part: int) -> None:
             weights = b.load(as_vector(b.gep(w, [b.mul(k, w_step)])), align=4)
+            if rows > 2:
+                _prefetch(b, b.gep(w, [b.mul(b.add(k, n), w_step)]))
             for row, held in enumerate(sums[part]):
                 number = b.load(b.gep(place(x, x_step, row), [k]))
                 first = b.insert_element(none, number, ir.Constant(ir.IntType(32), 0))
