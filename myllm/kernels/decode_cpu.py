@@ -163,7 +163,7 @@ class Decoder:
             F=c.ff_size, V=c.vocab_size, centred=c.norm == "layernorm", context=c.context_length,
         )  # fmt: skip
         self._new = np.zeros((4, n), np.int64)
-        self._memory = np.zeros((c.n_layers, 2), np.int64)
+        self._memory = np.zeros(2 * c.n_layers, np.int64)
         self._like = torch.empty(0)
         numbers = dict(zip(("tokens", "rows", "positions", "last"), self._new))
         numbers["memory"] = self._memory
@@ -262,23 +262,24 @@ class Decoder:
         rows = [row for row, n in enumerate(counts) for _ in range(n)]
         positions = [start + i for start, n in zip(held, counts) for i in range(n)]
         ends = [end - 1 for end in accumulate(counts)]  # of the rows, in `ids`
-        logits = torch.empty(B, padded(self._config.vocab_size))
+        V = self._config.vocab_size
+        logits = torch.empty(B, padded(V))
         with _lock:
             self._find_memory(cache, B)
             for start in range(0, len(ids), MOST_TOKENS):
                 stop = start + MOST_TOKENS
                 last = [end - start for end in ends if start <= end < stop]
                 first = sum(end < start for end in ends)
-                self._set(logits=logits[first:].data_ptr())
+                self._set(logits=logits.data_ptr() + 4 * first * padded(V))
                 self._pass(ids[start:stop], rows[start:stop], positions[start:stop], last)
         cache.advance()
-        return logits[:, : self._config.vocab_size]
+        return logits if padded(V) == V else logits[:, :V]
 
     def _find_memory(self, cache: KVCache, n_rows: int) -> None:
         if self._like.shape[0] != n_rows:
             self._like = torch.empty(n_rows, self._config.kv_heads, 0, self._config.head_size)
-        held = [cache.memory(layer, self._like, self._like) for layer in range(len(self._memory))]
-        self._memory[:] = [(keys.data_ptr(), values.data_ptr()) for keys, values in held]
+        held = [cache.memory(layer, self._like, self._like) for layer in range(self._config.n_layers)]
+        self._memory[:] = [tensor.data_ptr() for pair in held for tensor in pair]
         self._set(slots=held[0][0].shape[2])
 
     def _pass(
