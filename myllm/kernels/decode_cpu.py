@@ -278,7 +278,9 @@ class Decoder:
     def _find_memory(self, cache: KVCache, n_rows: int) -> None:
         if self._like.shape[0] != n_rows:
             self._like = torch.empty(n_rows, self._config.kv_heads, 0, self._config.head_size)
-        held = [cache.memory(layer, self._like, self._like) for layer in range(self._config.n_layers)]
+        held = [
+            cache.memory(layer, self._like, self._like) for layer in range(self._config.n_layers)
+        ]
         self._memory[:] = [tensor.data_ptr() for pair in held for tensor in pair]
         self._set(slots=held[0][0].shape[2])
 

@@ -87,11 +87,8 @@ def product(
     y_step: int, adds: bool,
 ) -> None:  # fmt: skip
     """y = W x + b, or y += W x + b, for some tokens and the outputs of one panel."""
-    bias, w, column = (
-        floats(b + 4 * LANES * panel),
-        floats(W + 4 * LANES * n_in * panel),
-        LANES * panel,
-    )
+    column = LANES * panel
+    bias, w = floats(b + 4 * column), W + 4 * n_in * column
     for i in range(first, last):
         out = floats(y + 4 * (i * y_step + column))
         if not adds:
@@ -100,21 +97,23 @@ def product(
         if b:
             for j in range(LANES):
                 out[j] += bias[j]
-    i = first
+    sixes = (last - first) // 6
+    later = w + 4 * LANES * n_in  # the next panel: a part of it comes nearer with each six tokens
+    share = LANES // 2 // max(sixes, 1)
+    for i in range(first, first + 6 * sixes, 6):
+        for half in range(0, LANES, 16):
+            out, new = floats(y + 4 * (i * y_step + column + half)), floats(x + 4 * i * x_step)
+            here = floats(w + 4 * half)
+            sum_6x16(out, y_step, new, x_step, here, LANES, n_in, floats(later), share)
+            later += 4 * share * n_in
+    i = first + 6 * sixes
     while i < last:
         out, new = floats(y + 4 * (i * y_step + column)), floats(x + 4 * i * x_step)
-        if i + 6 <= last:
-            sum_6x16(out, y_step, new, x_step, w, LANES, n_in)
-            out, half = floats(y + 4 * (i * y_step + column + 16)), floats(
-                W + 4 * LANES * n_in * panel + 64
-            )
-            sum_6x16(out, y_step, new, x_step, half, LANES, n_in)
-            i += 6
-        elif i + 2 <= last:
-            sum_2x32(out, y_step, new, x_step, w, LANES, n_in)
+        if i + 2 <= last:
+            sum_2x32(out, y_step, new, x_step, floats(w), LANES, n_in, out, 0)
             i += 2
         else:
-            sum_1x32(out, y_step, new, x_step, w, LANES, n_in)
+            sum_1x32(out, y_step, new, x_step, floats(w), LANES, n_in, out, 0)
             i += 1
 
 
@@ -199,13 +198,13 @@ def attend(t: Any, layer: int, i: int, g: int, who: int) -> None:
         while d < D:
             y, v = floats(out + 4 * d), floats(values + 4 * d)
             if d + LANES <= D:
-                sum_1x32_by_2(y, 0, weights, 0, v, D, n)
+                sum_1x32_by_2(y, 0, weights, 0, v, D, n, v, 0)
                 d += LANES
             elif d + 8 <= D:
-                sum_1x8_by_8(y, 0, weights, 0, v, D, n)
+                sum_1x8_by_8(y, 0, weights, 0, v, D, n, v, 0)
                 d += 8
             else:
-                sum_1x1(y, 0, weights, 0, v, D, n)
+                sum_1x1(y, 0, weights, 0, v, D, n, v, 0)
                 d += 1
         y = floats(out)
         for d in range(D):

@@ -134,17 +134,20 @@ def prefetch(builder: Any, numbers: Any, index: Any) -> Any:
 def sum_of_rows(rows: int, lanes: int, parts: int = 1) -> Any:
     """A function y[r, j] += Σ_k x[r, k] w[k, j] for `rows` rows and `lanes` columns j.
 
-    Called with (y, its step from row to row, x, its step, w, its step from k to k, number of k).
+    Called with (y, its step from row to row, x, its step, w, its step from k to k, number of k,
+    what is read later, how much of it is to be brought nearer at each k).
     The sum runs from k = 0 on, whatever the rows: a row's result does not depend on others.
-    Several rows leave memory the time to bring what follows w, which is likely to be next.
 
     Args:
         parts: sums that each number is made of, of every so manieth k: an addition takes as long
             as eight vectors take to be read, so that there should be eight at least.
     """
 
-    @instructions(INT, FLOATS, INT, FLOATS, INT, FLOATS, INT, INT)
-    def emit(b: Any, y: Any, y_step: Any, x: Any, x_step: Any, w: Any, w_step: Any, n: Any) -> Any:
+    @instructions(INT, FLOATS, INT, FLOATS, INT, FLOATS, INT, INT, FLOATS, INT)
+    def emit(
+        b: Any, y: Any, y_step: Any, x: Any, x_step: Any, w: Any, w_step: Any, n: Any,
+        later: Any, later_step: Any,
+    ) -> Any:  # fmt: skip
         vector, i64 = ir.VectorType(ir.FloatType(), lanes), ir.IntType(64)
         kind = ir.FunctionType(vector, [vector] * 3)
         fused = cgutils.get_or_insert_function(b.module, kind, f"llvm.fmuladd.v{lanes}f32")
@@ -160,7 +163,7 @@ def sum_of_rows(rows: int, lanes: int, parts: int = 1) -> Any:
         def add(k: Any, part: int) -> None:
             weights = b.load(as_vector(b.gep(w, [b.mul(k, w_step)])), align=4)
             if rows > 2:
-                _prefetch(b, b.gep(w, [b.mul(b.add(k, n), w_step)]))
+                _prefetch(b, b.gep(later, [b.mul(k, later_step)]))
             for row, held in enumerate(sums[part]):
                 number = b.load(b.gep(place(x, x_step, row), [k]))
                 first = b.insert_element(none, number, ir.Constant(ir.IntType(32), 0))
@@ -227,7 +230,11 @@ def eight_dots_of_eights(b: Any, out: Any, x: Any, y: Any, y_step: Any, n: Any) 
             b.store(b.call(fused, [factor, there, b.load(held)]), held)
     held = [b.load(total) for total in sums]
     # Halves of two vectors are added until each has one number left, by moves that are cheap
-    for low in ([0, 8, 1, 9, 4, 12, 5, 13], [0, 1, 8, 9, 4, 5, 12, 13], [0, 1, 2, 3, 8, 9, 10, 11]):
+    for low in (
+        [0, 8, 1, 9, 4, 12, 5, 13],
+        [0, 1, 8, 9, 4, 5, 12, 13],
+        [0, 1, 2, 3, 8, 9, 10, 11],
+    ):
         high = [lane for lane in range(16) if lane not in low]
         high = sorted(high, key=lambda lane: low.index(lane - (4 if low[4] == 8 else 2)))
         picks = [ir.Constant(ir.VectorType(ir.IntType(32), 8), side) for side in (low, high)]
