@@ -131,6 +131,27 @@ def prefetch(builder: Any, numbers: Any, index: Any) -> Any:
 # ------------------------------------------------------------------- SIMD
 
 
+def _fused(b: Any, vector: Any) -> Any:
+    """x, y, z → x y + z of vectors."""
+    kind = ir.FunctionType(vector, [vector] * 3)
+    return cgutils.get_or_insert_function(b.module, kind, f"llvm.fmuladd.v{vector.count}f32")
+
+
+def _spread(b: Any, number: Any, vector: Any) -> Any:
+    """A vector of one number."""
+    none, i32 = ir.Constant(vector, ir.Undefined), ir.IntType(32)
+    first = b.insert_element(none, number, ir.Constant(i32, 0))
+    same = ir.Constant(ir.VectorType(i32, vector.count), [0] * vector.count)
+    return b.shuffle_vector(first, none, same)
+
+
+def _added(b: Any, values: list[Any]) -> Any:
+    """The sum of two, four or eight values, or the only one, by pairs."""
+    while len(values) > 1:
+        values = [b.fadd(x, y) for x, y in zip(values[::2], values[1::2])]
+    return values[0]
+
+
 def sum_of_rows(rows: int, lanes: int, parts: int = 1) -> Any:
     """A function y[r, j] += Σ_k x[r, k] w[k, j] for `rows` rows and `lanes` columns j.
 
@@ -149,28 +170,20 @@ def sum_of_rows(rows: int, lanes: int, parts: int = 1) -> Any:
         later: Any, later_step: Any,
     ) -> Any:  # fmt: skip
         vector, i64 = ir.VectorType(ir.FloatType(), lanes), ir.IntType(64)
-        kind = ir.FunctionType(vector, [vector] * 3)
-        fused = cgutils.get_or_insert_function(b.module, kind, f"llvm.fmuladd.v{lanes}f32")
-        same = ir.Constant(ir.VectorType(ir.IntType(32), lanes), [0] * lanes)
-        none = ir.Constant(vector, ir.Undefined)
+        fused = _fused(b, vector)
 
         def place(base: Any, step: Any, row: int) -> Any:
             return b.gep(base, [b.mul(step, ir.Constant(i64, row))])
 
-        def as_vector(pointer: Any) -> Any:
-            return b.bitcast(pointer, vector.as_pointer())
-
         def add(k: Any, part: int) -> None:
-            weights = b.load(as_vector(b.gep(w, [b.mul(k, w_step)])), align=4)
+            weights = b.load(b.bitcast(b.gep(w, [b.mul(k, w_step)]), vector.as_pointer()), align=4)
             if rows > 2:
                 _prefetch(b, b.gep(later, [b.mul(k, later_step)]))
             for row, held in enumerate(sums[part]):
-                number = b.load(b.gep(place(x, x_step, row), [k]))
-                first = b.insert_element(none, number, ir.Constant(ir.IntType(32), 0))
-                factor = b.shuffle_vector(first, none, same)
+                factor = _spread(b, b.load(b.gep(place(x, x_step, row), [k])), vector)
                 b.store(b.call(fused, [factor, weights, b.load(held)]), held)
 
-        out = [as_vector(place(y, y_step, row)) for row in range(rows)]
+        out = [b.bitcast(place(y, y_step, row), vector.as_pointer()) for row in range(rows)]
         sums = [[cgutils.alloca_once_value(b, b.load(o, align=4)) for o in out]]
         zero = ir.Constant(vector, [0.0] * lanes)
         sums += [[cgutils.alloca_once_value(b, zero) for o in out] for _ in range(1, parts)]
@@ -183,10 +196,7 @@ def sum_of_rows(rows: int, lanes: int, parts: int = 1) -> Any:
             with cgutils.for_range(b, n, b.mul(whole, ir.Constant(i64, parts))) as loop:
                 add(loop.index, 0)
         for row, o in enumerate(out):
-            held = [b.load(part[row]) for part in sums]
-            while len(held) > 1:
-                held = [b.fadd(x, y) for x, y in zip(held[::2], held[1::2])]
-            b.store(held[0], o, align=4)
+            b.store(_added(b, [b.load(part[row]) for part in sums]), o, align=4)
         return ir.Constant(i64, 0)
 
     return emit
@@ -195,15 +205,10 @@ def sum_of_rows(rows: int, lanes: int, parts: int = 1) -> Any:
 EIGHT = ir.VectorType(ir.FloatType(), 8)
 
 
-def _fused_eights(b: Any) -> Any:
-    kind = ir.FunctionType(EIGHT, [EIGHT] * 3)
-    return cgutils.get_or_insert_function(b.module, kind, "llvm.fmuladd.v8f32")
-
-
 @instructions(FLOAT, FLOATS, FLOATS, INT)
 def dot_of_eights(b: Any, x: Any, y: Any, n: Any) -> Any:
     """Σ x y over n times eight numbers."""
-    fused = _fused_eights(b)
+    fused = _fused(b, EIGHT)
     kind = ir.FunctionType(ir.FloatType(), [ir.FloatType(), EIGHT])
     added = cgutils.get_or_insert_function(b.module, kind, "llvm.vector.reduce.fadd.v8f32")
     x, y = b.bitcast(x, EIGHT.as_pointer()), b.bitcast(y, EIGHT.as_pointer())
@@ -218,7 +223,7 @@ def dot_of_eights(b: Any, x: Any, y: Any, n: Any) -> Any:
 @instructions(INT, FLOATS, FLOATS, FLOATS, INT, INT)
 def eight_dots_of_eights(b: Any, out: Any, x: Any, y: Any, y_step: Any, n: Any) -> Any:
     """out[j] = Σ x y[j] over n times eight numbers, for eight rows j of y."""
-    fused, number = _fused_eights(b), ir.IntType(64)
+    fused, number = _fused(b, EIGHT), ir.IntType(64)
     x = b.bitcast(x, EIGHT.as_pointer())
     rows = [b.gep(y, [b.mul(y_step, ir.Constant(number, j))]) for j in range(8)]
     rows = [b.bitcast(row, EIGHT.as_pointer()) for row in rows]
