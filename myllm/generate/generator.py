@@ -19,7 +19,7 @@ from torch import Tensor
 
 from myllm.config import SamplingConfig
 from myllm.generate.characters import Characters
-from myllm.generate.decode import decode_one_token, prefill
+from myllm.generate.decode import prefill
 from myllm.generate.sampling import next_token
 from myllm.model.cache import KVCache
 from myllm.model.gpt import GPTModel
@@ -215,17 +215,15 @@ class TextWindow:
         self.model = model
         self.start = 0  # of the window in the text
         self._cache = KVCache(model.config)
+        self._device = model.token_embedding.weight.device
 
     def next_logits(self, ids: list[int]) -> Tensor:
         """The logits (V,) of what follows `ids`, which extend those of the last call."""
         start = window_start(len(ids), self.model.config.context_length)
         if start != self.start:
             self.start, self._cache = start, KVCache(self.model.config)
-        device = self.model.token_embedding.weight.device
         unread = ids[start + sum(self._cache.lengths) :]  # of the one row
-        tokens = torch.tensor([unread], device=device)  # (1, T)
-        if len(unread) == 1:
-            return decode_one_token(self.model, tokens[:, 0], self._cache)[0]  # (V,)
+        tokens = torch.from_numpy(np.array([unread], np.int64)).to(self._device)  # (1, T)
         return prefill(self.model, tokens, self._cache)[0]  # (V,)
 
 

@@ -17,6 +17,7 @@ import weakref
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache as once
 from itertools import accumulate
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -45,6 +46,7 @@ STANDARD = {
     gpt.FeedForward, gpt.SwiGLU, gpt.LayerNorm, gpt.RMSNorm, gpt.RotaryPosition, gpt.Embedding,
     Head, Dropout, nn.Linear, nn.ModuleList, nn.GELU, *STAND_INS.values(),
 }  # fmt: skip
+_version_of = attrgetter("_version")
 _decoders: weakref.WeakKeyDictionary[gpt.GPTModel, Decoder | None] = weakref.WeakKeyDictionary()
 _found: list[Callable[..., Any] | None] = []  # the machine code, once it was asked for
 _asking = threading.Lock()
@@ -161,8 +163,11 @@ class Decoder:
             n_layers=c.n_layers, C=c.d_model, H=c.n_heads, K=c.kv_heads, D=c.head_size,
             F=c.ff_size, V=c.vocab_size, centred=c.norm == "layernorm", context=c.context_length,
         )  # fmt: skip
-        sizes = dict(tokens=n, rows=n, positions=n, last=n, keys=c.n_layers, values=c.n_layers)
-        self._numbers = {name: np.zeros(size, np.int64) for name, size in sizes.items()}
+        self._new = np.zeros((4, n), np.int64)
+        self._memory = np.zeros(2 * c.n_layers, np.int64)
+        self._like = torch.empty(0)
+        numbers = dict(zip(("tokens", "rows", "positions", "last"), self._new))
+        numbers["memory"] = self._memory
         widths = dict(
             x=c.d_model, normed=c.d_model, inner=c.ff_size, gate=c.ff_size,
             mixed=c.n_heads * c.head_size, qkv=(c.n_heads + 2 * c.kv_heads) * c.head_size,
@@ -171,7 +176,7 @@ class Decoder:
             name: np.zeros((n, padded(width)), np.float32) for name, width in widths.items()
         }
         between["scores"] = np.zeros((MOST_THREADS, c.context_length), np.float32)
-        things = self._numbers | between | self._weights(model)
+        things = numbers | between | self._weights(model)
         self._set(**{name: self._address(thing) for name, thing in things.items()})
 
     def _weights(self, model: gpt.GPTModel) -> dict[str, Any]:
@@ -229,9 +234,9 @@ class Decoder:
         return layer
 
     def _now(self) -> list[int]:
-        """Other numbers whenever the weights are others."""
-        held = [slots[name] for slots, name in self._slots]
-        return [n for p in held if p is not None for n in (p.data_ptr(), p._version)]
+        """Other numbers whenever the weights are others. Asked at each token, so by `map`."""
+        held = [p for slots, name in self._slots if (p := slots[name]) is not None]
+        return [*map(Tensor.data_ptr, held), *map(_version_of, held)]
 
     def is_current(self) -> bool:
         """Whether the weights are those that were copied."""
@@ -258,34 +263,35 @@ class Decoder:
         rows = [row for row, n in enumerate(counts) for _ in range(n)]
         positions = [start + i for start, n in zip(held, counts) for i in range(n)]
         ends = [end - 1 for end in accumulate(counts)]  # of the rows, in `ids`
-        logits = torch.empty(B, padded(self._config.vocab_size))
+        V = self._config.vocab_size
+        logits = torch.empty(B, padded(V))
         with _lock:
             self._find_memory(cache, B)
             for start in range(0, len(ids), MOST_TOKENS):
                 stop = start + MOST_TOKENS
                 last = [end - start for end in ends if start <= end < stop]
                 first = sum(end < start for end in ends)
-                self._set(logits=logits[first:].data_ptr())
+                self._set(logits=logits.data_ptr() + 4 * first * padded(V))
                 self._pass(ids[start:stop], rows[start:stop], positions[start:stop], last)
         cache.advance()
-        return logits[:, : self._config.vocab_size]
+        return logits if padded(V) == V else logits[:, :V]
 
     def _find_memory(self, cache: KVCache, n_rows: int) -> None:
-        like = torch.empty(n_rows, self._config.kv_heads, 0, self._config.head_size)
-        for layer in range(self._config.n_layers):
-            keys, values = cache.memory(layer, like, like)
-            self._numbers["keys"][layer] = keys.data_ptr()
-            self._numbers["values"][layer] = values.data_ptr()
-        self._set(slots=keys.shape[2])
+        if self._like.shape[0] != n_rows:
+            self._like = torch.empty(n_rows, self._config.kv_heads, 0, self._config.head_size)
+        held = [
+            cache.memory(layer, self._like, self._like) for layer in range(self._config.n_layers)
+        ]
+        self._memory[:] = [tensor.data_ptr() for pair in held for tensor in pair]
+        self._set(slots=held[0][0].shape[2])
 
     def _pass(
         self, tokens: list[int], rows: list[int], positions: list[int], last: list[int]
     ) -> None:
         """New tokens, of these rows at these positions → logits of what follows the `last`."""
-        values = dict(tokens=tokens, rows=rows, positions=positions, last=last)
-        for name, numbers in values.items():
-            self._numbers[name][: len(numbers)] = numbers
-        self._set(n=len(tokens), n_last=len(last))
+        n = len(tokens)
+        self._new[:, :n] = tokens, rows, positions, last + [0] * (n - len(last))
+        self._set(n=n, n_last=len(last))
         n_threads = min(self._most_threads, torch.get_num_threads())
         helpers = _helpers.wake(self._code, n_threads - 1)
         self._code(self._table_address, _helpers.address, 0, helpers)

@@ -21,11 +21,13 @@ from myllm.kernels.numba_tools import (
     NONE,
     count,
     dot_of_eights,
+    eight_dots_of_eights,
     exp,
     f4,
     floats,
     integers,
     pause,
+    prefetch,
     publish,
     root,
     seen,
@@ -41,7 +43,8 @@ IDLE = 20_000  # rounds that a helper waits for work before it sleeps
 GELU = f4(2 * math.sqrt(2 / math.pi))
 
 sum_1x32, sum_2x32, sum_6x16 = sum_of_rows(1, LANES), sum_of_rows(2, LANES), sum_of_rows(6, 16)
-sum_1x8, sum_1x1 = sum_of_rows(1, 8), sum_of_rows(1, 1)
+sum_1x32_by_2, sum_1x8_by_8 = sum_of_rows(1, LANES, 2), sum_of_rows(1, 8, 8)
+sum_1x1 = sum_of_rows(1, 1)
 
 
 @translatable(INT, INT)
@@ -84,11 +87,8 @@ def product(
     y_step: int, adds: bool,
 ) -> None:  # fmt: skip
     """y = W x + b, or y += W x + b, for some tokens and the outputs of one panel."""
-    bias, w, column = (
-        floats(b + 4 * LANES * panel),
-        floats(W + 4 * LANES * n_in * panel),
-        LANES * panel,
-    )
+    column = LANES * panel
+    bias, w = floats(b + 4 * column), W + 4 * n_in * column
     for i in range(first, last):
         out = floats(y + 4 * (i * y_step + column))
         if not adds:
@@ -97,21 +97,23 @@ def product(
         if b:
             for j in range(LANES):
                 out[j] += bias[j]
-    i = first
+    sixes = (last - first) // 6
+    later = w + 4 * LANES * n_in  # the next panel: a part of it comes nearer with each six tokens
+    share = LANES // 2 // max(sixes, 1)
+    for i in range(first, first + 6 * sixes, 6):
+        for half in range(0, LANES, 16):
+            out, new = floats(y + 4 * (i * y_step + column + half)), floats(x + 4 * i * x_step)
+            here = floats(w + 4 * half)
+            sum_6x16(out, y_step, new, x_step, here, LANES, n_in, floats(later), share)
+            later += 4 * share * n_in
+    i = first + 6 * sixes
     while i < last:
         out, new = floats(y + 4 * (i * y_step + column)), floats(x + 4 * i * x_step)
-        if i + 6 <= last:
-            sum_6x16(out, y_step, new, x_step, w, LANES, n_in)
-            out, half = floats(y + 4 * (i * y_step + column + 16)), floats(
-                W + 4 * LANES * n_in * panel + 64
-            )
-            sum_6x16(out, y_step, new, x_step, half, LANES, n_in)
-            i += 6
-        elif i + 2 <= last:
-            sum_2x32(out, y_step, new, x_step, w, LANES, n_in)
+        if i + 2 <= last:
+            sum_2x32(out, y_step, new, x_step, floats(w), LANES, n_in, out, 0)
             i += 2
         else:
-            sum_1x32(out, y_step, new, x_step, w, LANES, n_in)
+            sum_1x32(out, y_step, new, x_step, floats(w), LANES, n_in, out, 0)
             i += 1
 
 
@@ -151,11 +153,10 @@ def place(t: Any, m: Any, layer: int, i: int) -> None:
                 left, right = x[d], x[half + d]
                 x[d] = left * cos[d] - right * sin[d]
                 x[half + d] = right * cos[d] + left * sin[d]
+    memory = integers(t[TABLE.memory])
     for g in range(K):
         slot = 4 * D * ((integers(t[TABLE.rows])[i] * K + g) * t[TABLE.slots] + at)
-        key, value = floats(integers(t[TABLE.keys])[layer] + slot), floats(
-            integers(t[TABLE.values])[layer] + slot
-        )
+        key, value = floats(memory[2 * layer] + slot), floats(memory[2 * layer + 1] + slot)
         k, v = floats(qkv + 4 * D * (H + g)), floats(qkv + 4 * D * (H + K + g))
         for d in range(D):
             key[d], value[d] = k[d], v[d]
@@ -166,18 +167,25 @@ def attend(t: Any, layer: int, i: int, g: int, who: int) -> None:
     """Σ_s softmax(q k_s / √D) v_s of a token, for the heads that share keys and values `g`."""
     H, K, D, n = t[TABLE.H], t[TABLE.K], t[TABLE.D], integers(t[TABLE.positions])[i] + 1
     start = 4 * D * (integers(t[TABLE.rows])[i] * K + g) * t[TABLE.slots]
-    keys, values = integers(t[TABLE.keys])[layer] + start, integers(t[TABLE.values])[layer] + start
+    memory = integers(t[TABLE.memory])
+    keys, values = memory[2 * layer] + start, memory[2 * layer + 1] + start
     weights = floats(t[TABLE.scores] + 4 * who * t[TABLE.context])
     for h in range(g * (H // K), (g + 1) * (H // K)):
         q = floats(t[TABLE.qkv] + 4 * (i * wide((H + 2 * K) * D) + h * D))
         out = t[TABLE.mixed] + 4 * (i * wide(H * D) + h * D)
         most, scale = f4(-math.inf), floats(t[TABLE.scale])[0]
+        for s in range(0, n // 8 * 8, 8):
+            eight = floats(t[TABLE.scores] + 4 * (who * t[TABLE.context] + s))
+            for line in range(0, 8 * D, 16):
+                prefetch(floats(values + 4 * D * s), line)
+            eight_dots_of_eights(eight, q, floats(keys + 4 * D * s), D, D // 8)
+        for s in range(n // 8 * 8, n):
+            weights[s] = dot_of_eights(q, floats(keys + 4 * D * s), D // 8)
         for s in range(n):
             key = floats(keys + 4 * D * s)
-            score = dot_of_eights(q, key, D // 8)
             for d in range(D // 8 * 8, D):
-                score += q[d] * key[d]
-            weights[s] = score * scale
+                weights[s] += q[d] * key[d]
+            weights[s] *= scale
             if weights[s] > most:
                 most = weights[s]
         for s in range(n):
@@ -190,13 +198,13 @@ def attend(t: Any, layer: int, i: int, g: int, who: int) -> None:
         while d < D:
             y, v = floats(out + 4 * d), floats(values + 4 * d)
             if d + LANES <= D:
-                sum_1x32(y, 0, weights, 0, v, D, n)
+                sum_1x32_by_2(y, 0, weights, 0, v, D, n, v, 0)
                 d += LANES
             elif d + 8 <= D:
-                sum_1x8(y, 0, weights, 0, v, D, n)
+                sum_1x8_by_8(y, 0, weights, 0, v, D, n, v, 0)
                 d += 8
             else:
-                sum_1x1(y, 0, weights, 0, v, D, n)
+                sum_1x1(y, 0, weights, 0, v, D, n, v, 0)
                 d += 1
         y = floats(out)
         for d in range(D):

@@ -22,7 +22,7 @@ LAYER: Any = namedtuple("LAYER", _layer)(*range(len(_layer)))
 _table = (
     "n_layers C H K D F V centred eps scale layers embedding position cos sin gain bias head "
     "x normed qkv mixed inner gate scores context "
-    "n n_last tokens rows positions last slots keys values logits"
+    "n n_last tokens rows positions last slots memory logits"
 ).split()
 TABLE: Any = namedtuple("TABLE", _table)(*range(len(_table)))
 
