@@ -9,16 +9,24 @@ Errors are raised (classes of `errors`), never printed.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import sys
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any, TypeVar, cast
 
 from rich.console import Console
 
 from myllm.checks import check_range, check_ranges, check_run_name
-from myllm.config import MODEL_LIMITS, RunConfig, SamplingConfig, with_values
+from myllm.config import (
+    MODEL_LIMITS,
+    GPTConfig,
+    RunConfig,
+    SamplingConfig,
+    TrainConfig,
+    with_values,
+)
 from myllm.data.corpora import download_corpus
 from myllm.data.prepare import prepare as prepare_text
 from myllm.data.token_file import TokenFile
@@ -30,12 +38,12 @@ from myllm.presets import Resolved, resolve
 from myllm.run import Run
 from myllm.runs.folder import all_runs, find_run
 from myllm.runs.verdict import points_of
+from myllm.speeds import Duel, Speeds, measure_against, measure_speeds
 from myllm.system.progress import watched_by
 from myllm.system.shell import quoted
 from myllm.system.terminal import PatientStream, printable
 from myllm.system.wrapping import wrapped
 from myllm.train import session
-from myllm.train.benchmark import Timing, run_benchmark
 from myllm.train.observer import Observer, Observers
 from myllm.train.outcome import facts_of, outcome_of
 from myllm.train.plan import INDENT, plan_lines
@@ -45,6 +53,7 @@ from myllm.train.session import Session
 from myllm.train.threads import threads_put_back, use_threads
 
 StrPath = str | Path
+T = TypeVar("T")
 
 
 # ------------------------------------------------------------------- making runs
@@ -288,26 +297,46 @@ def runs(runs_dir: StrPath = "checkpoints") -> list[Run]:
     return [Run(folder) for folder in all_runs(Path(runs_dir))]
 
 
-def benchmark(
-    iterations: int = 20, size: str | None = None, **settings: Any
-) -> tuple[float, dict[str, Timing]]:
-    """Measures training and generation speed on this machine.
+def benchmark(iterations: int = 20, size: str | None = None, **settings: Any) -> Speeds:
+    """Measures how fast a model is trained and writes on this machine.
 
     Args:
         iterations: timed repetitions.
         size: cpu, gpu, 124m; by default what this machine trains in minutes.
-        settings: of the model, and preset, batch_size, optimizer, dtype, device, threads.
-
-    Returns:
-        Operations a second of the fastest matrix product here, and timings by name.
+        settings: of the model, and preset, batch_size, optimizer, dtype, device, kernels, threads.
 
     Raises:
         ConfigError: a setting that cannot work.
 
-    >>> peak, timings = benchmark(2, d_model=16, n_heads=2, n_layers=1, context_length=8)
-    >>> all(timing.tokens_per_second > 0 for timing in timings.values())
+    >>> found = benchmark(2, d_model=16, n_heads=2, n_layers=1, context_length=8)
+    >>> all(timing.tokens_per_second > 0 for timing in found.timings.values())
     True
     """
+    return _measured(measure_speeds, iterations, size, settings)
+
+
+def benchmark_against(
+    program: str, iterations: int = 20, size: str | None = None, **settings: Any
+) -> Duel:
+    """Measures a training step beside that of another program's model of the same shape, in turns.
+
+    Args:
+        program: transformers, or a folder with nanoGPT, whose model.py is run.
+        iterations, size, settings: as for `benchmark`.
+
+    Raises:
+        InputError: the other program is not there.
+        ConfigError: a setting that cannot work.
+    """
+    return _measured(functools.partial(measure_against, program), iterations, size, settings)
+
+
+def _measured(
+    measure: Callable[[GPTConfig, TrainConfig, int], T],
+    iterations: int,
+    size: str | None,
+    settings: dict[str, Any],
+) -> T:
     check_range("iterations", iterations, 1, 10**6)
     flags = settings if size is None else {**settings, "size": size}
     config = resolve(**session.build_layers(Request(flags))).config
@@ -316,4 +345,4 @@ def benchmark(
     session.check_names(config.validate())
     with threads_put_back():
         use_threads(config.train.threads)
-        return run_benchmark(config.model, config.train, iterations)
+        return measure(config.model, config.train, iterations)

@@ -46,8 +46,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "formats": MIDDLE | {"generate", "train"},
     "display": MIDDLE | {"train"},
     "run": MIDDLE | {"formats", "generate", "train"},
-    "api": MIDDLE | {"display", "formats", "generate", "run", "train"},
-    "cli": MIDDLE | {"api", "display", "formats", "generate", "run", "train"},
+    "speeds": MIDDLE | {"generate", "train"},
+    "api": MIDDLE | {"display", "formats", "generate", "run", "speeds", "train"},
+    "cli": MIDDLE | {"api", "display", "formats", "generate", "run", "speeds", "train"},
     "__init__": set(),  # hands on what `api` and others define, when it is asked for
     "__main__": {"cli"},
 }

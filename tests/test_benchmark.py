@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import itertools
+import textwrap
+from unittest.mock import Mock
 
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from myllm.cli.benchmark import lines_of, lines_of_duel
 from myllm.config import TrainConfig
+from myllm.errors import InputError
+from myllm.generate.benchmark import benchmark_generation, benchmark_reading
+from myllm.speeds import measure_against, measure_speeds
 from myllm.train.benchmark import (
     benchmark_forward,
-    benchmark_generation,
     benchmark_training_step,
     measure_peak_flops,
-    run_benchmark,
 )
+
+TRAIN = TrainConfig(batch_size=2, device="cpu")
 
 
 class TestBenchmark:
@@ -47,20 +53,78 @@ class TestBenchmark:
         assert timing.flops_per_second == pytest.approx(2 * counter.get_total_flops(), rel=0.1)
         assert not torch.equal(before, small_model.blocks[0].attention.W_q.weight)
 
-    def test_generation_writes_that_many(self, small_model, monkeypatch):
-        seen = []
-        small_model.register_forward_hook(lambda m, args, out: seen.append(args[0].shape))
-        benchmark_generation(small_model, batch_size=2, seq_len=5, n_iterations=1)
-        assert set(seen) == {(2, 1)} and len(seen) == 5 * 3  # two runs warm up
+    def test_generation_writes_that_many(self, small_model):
+        small_model.features = Mock(wraps=small_model.features)  # no kernels know that one
+        benchmark_generation(small_model, n_rows=2, seq_len=5, n_iterations=1)
+        shapes = [tuple(call.args[0].shape) for call in small_model.features.call_args_list]
+        assert shapes == [(2, 1)] * 5 * 3  # two runs warm up
+
+    def test_reading_is_one_pass(self, small_model, clock):
+        timing = benchmark_reading(small_model, n_rows=2, seq_len=5, n_iterations=3)
+        assert (timing.seconds, timing.tokens_per_second) == (0.5, 20.0)
 
     def test_peak(self):
         assert measure_peak_flops(torch.device("cpu"), torch.float32, 128) > 1e8
 
     def test_all(self, model_config):
-        peak, timings = run_benchmark(model_config, TrainConfig(batch_size=2, device="cpu"), 2)
-        assert peak > 0 and list(timings) == ["forward", "training step", "generation"]
+        found = measure_speeds(model_config, TRAIN, 2)
+        assert found.peak > 0 and len(found.timings) == 6
+        assert sum(found.shares.values()) == pytest.approx(1)
+        assert min(found.shares.values()) >= 0 and found.shares["products"] > 0
+        for width in (60, 80, 120):
+            lines = "\n".join(lines_of(found, width)).split("\n")
+            assert max(map(len, lines)) <= width and "writing 32 texts" in "".join(lines)
 
     @pytest.mark.gpu
     def test_cuda(self, model_config):
-        _, timings = run_benchmark(model_config, TrainConfig(batch_size=2, device="cuda"), 5)
-        assert timings["forward"].seconds > 0
+        found = measure_speeds(model_config, TrainConfig(batch_size=2, device="cuda"), 5)
+        assert found.timings["forward pass"].seconds > 0
+        assert sum(found.shares.values()) == pytest.approx(1)
+
+
+class TestAgainst:
+    NANOGPT = """
+        import torch
+        from dataclasses import dataclass
+
+        @dataclass
+        class GPTConfig:
+            block_size: int
+            vocab_size: int
+            n_layer: int
+            n_head: int
+            n_embd: int
+            dropout: float
+            bias: bool
+
+        class GPT(torch.nn.Module):
+            def __init__(self, config):
+                super().__init__()
+                print("number of parameters: many")
+                self.table = torch.nn.Embedding(config.vocab_size, config.vocab_size)
+
+            def forward(self, x, y):
+                logits = self.table(x)
+                return logits, torch.nn.functional.cross_entropy(logits.mT, y)
+    """
+
+    def test_nanogpt(self, model_config, tmp_path, capsys):
+        (tmp_path / "model.py").write_text(textwrap.dedent(self.NANOGPT), encoding="utf-8")
+        found = measure_against(str(tmp_path), model_config, TRAIN, 2)
+        assert list(found.seconds) == ["MyLLM", "nanoGPT"] and min(found.seconds.values()) > 0
+        assert found.parameters["nanoGPT"] == model_config.vocab_size**2
+        assert "number of parameters" not in capsys.readouterr().out
+        lines = "\n".join(lines_of_duel(found, 60)).split("\n")
+        assert max(map(len, lines)) <= 60 and "times as long" in " ".join(lines)
+
+    def test_transformers(self, model_config):
+        pytest.importorskip("transformers")
+        found = measure_against("transformers", model_config, TRAIN, 1)
+        assert found.parameters["transformers"] > 0
+
+    @pytest.mark.parametrize("content", [None, "GPT = 1"])
+    def test_what_is_not_there_is_told(self, model_config, tmp_path, content):
+        if content is not None:
+            (tmp_path / "model.py").write_text(content, encoding="utf-8")
+        with pytest.raises(InputError, match="nanoGPT"):
+            measure_against(str(tmp_path), model_config, TRAIN, 1)

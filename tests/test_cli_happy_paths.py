@@ -234,6 +234,7 @@ class TestHappyPaths:
         )  # fmt: skip
         assert result.code == 0, result.err
         assert "tokens/s" in result.out and "GFLOP/s" in result.out and "%" in result.out
+        assert "in float32 by plain kernels: " in result.out.replace("numba", "plain")
 
     @pytest.mark.parametrize("preset", ["gpt2", "modern", "llama"])
     def test_each_preset_trains(self, place, run, preset):

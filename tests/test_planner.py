@@ -14,9 +14,9 @@ from myllm.config import flat_values, with_values
 from myllm.errors import ConfigError, OutOfMemoryError
 from myllm.presets import begun_from, default_config, resolve
 from myllm.runs.folder import RunFolder
+from myllm.system.timing import Timing
 from myllm.train import pace
 from myllm.train import planner as room
-from myllm.train.benchmark import Timing
 from myllm.train.memory import lacking_memory
 from myllm.train.planner import LEAST_STEPS, PLANNED, PLANNED_BEGUN, plan_run, recipe
 from myllm.train.sequences import check_sequences

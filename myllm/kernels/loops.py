@@ -1,5 +1,6 @@
-"""Room: arrays → arrays, each in one pass over memory. Knows nothing of PyTorch. Numba translates
-it; nothing that trains imports it, as `loop_calls` has its machine code.
+"""Room: arrays → arrays, each in one pass over memory. Knows nothing of PyTorch.
+
+Numba translates it; nothing that trains imports it, as `loop_calls` has its machine code.
 
 A loop does rows `lo` to `hi` of its first argument, in thread `t` of those that share them. `x` are
 the features that come in, `y` those that go out, and `dx` is the gradient of the loss by `x`; what

@@ -26,12 +26,13 @@ import pytest
 import torch
 from command_lines import Case, case, make_place
 
+from myllm import speeds
 from myllm.cli import main
 from myllm.runs.checkpoint import METRICS
 from myllm.runs.folder import RunFolder
 from myllm.runs.verify import check_run
 from myllm.system.atomic import Disk
-from myllm.train import benchmark, trainer
+from myllm.train import trainer
 
 pytestmark = [
     pytest.mark.usefixtures("quiet_terminal"),
@@ -69,7 +70,8 @@ def world(made, tmp_path, monkeypatch):
     monkeypatch.setattr(urllib.request, "urlopen", offline)
     monkeypatch.setattr(trainer, "use_kernels", lambda *args: None)
     monkeypatch.setattr(trainer, "fastest_kernels", lambda *args: "plain")
-    monkeypatch.setattr(benchmark, "measure_peak_flops", lambda *args: 1e9)
+    monkeypatch.setattr(speeds, "measure_peak_flops", lambda *args: 1e9)
+    monkeypatch.setattr(speeds, "fastest_kernels", lambda *args, **flops: "plain")
     return World(made, tmp_path / "place", monkeypatch)
 
 

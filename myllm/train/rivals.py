@@ -1,0 +1,102 @@
+"""Room: a shape → a training step of another program's model of that shape, to compare with.
+
+The other program is the user's own: installed, or a folder that the user names.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from myllm.config import GPTConfig, TrainConfig
+from myllm.errors import InputError
+from myllm.system.device import autocast, choose_dtype
+
+TRANSFORMERS = "transformers"
+BETAS, WEIGHT_DECAY = (0.9, 0.95), 0.1  # of AdamW in both programs' recipes for GPT
+
+
+def rival(
+    name: str, shape: GPTConfig, train: TrainConfig, device: torch.device
+) -> tuple[nn.Module, Callable[[], None]]:
+    """Another program's GPT-2 of a shape, and a function that does a whole training step of it.
+
+    Args:
+        name: transformers, or a folder of nanoGPT.
+        shape: layers, widths, heads, context, vocabulary, dropout.
+        train: batch and precision, which are the same for both.
+        device: where to compute.
+
+    Raises:
+        InputError: the other program is not there.
+    """
+    model = _of_transformers(shape) if name == TRANSFORMERS else _of_nanogpt(Path(name), shape)
+    model = model.to(device).train()
+    optimizer = torch.optim.AdamW(
+        model.parameters(), train.learning_rate, BETAS, weight_decay=WEIGHT_DECAY, fused=True
+    )
+    size = (train.batch_size, shape.context_length)
+    tokens = torch.randint(shape.vocab_size, size, device=device)  # (B, T)
+    precision = autocast(device, choose_dtype(device, train.dtype))
+
+    def step() -> None:
+        with precision:
+            loss: Tensor = (
+                model(tokens, labels=tokens).loss if name == TRANSFORMERS
+                else model(tokens, tokens)[1]
+            )  # fmt: skip
+        torch.autograd.backward(loss)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return model, step
+
+
+def _of_transformers(shape: GPTConfig) -> nn.Module:
+    if importlib.util.find_spec(TRANSFORMERS) is None:
+        raise InputError("transformers is not installed: pip install transformers")
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    rate = shape.dropout
+    config = GPT2Config(
+        vocab_size=shape.vocab_size, n_positions=shape.context_length, n_embd=shape.d_model,
+        n_layer=shape.n_layers, n_head=shape.n_heads, n_inner=shape.d_ff, resid_pdrop=rate,
+        embd_pdrop=rate, attn_pdrop=rate, use_cache=False, bos_token_id=None, eos_token_id=None,
+    )  # fmt: skip
+    config.loss_type = "ForCausalLM"  # or it warns that it takes this one
+    model: nn.Module = GPT2LMHeadModel(config)
+    return model
+
+
+def _of_nanogpt(folder: Path, shape: GPTConfig) -> nn.Module:
+    made = _module(folder)
+    values: dict[str, Any] = dict(
+        block_size=shape.context_length, vocab_size=shape.vocab_size, n_layer=shape.n_layers,
+        n_head=shape.n_heads, n_embd=shape.d_model, dropout=shape.dropout, bias=False,
+    )  # fmt: skip
+    with contextlib.redirect_stdout(None):  # it tells its number of parameters
+        model: nn.Module = made.GPT(made.GPTConfig(**values))
+    return model
+
+
+def _module(folder: Path) -> ModuleType:
+    """nanoGPT's model.py, which the user asks to run."""
+    path = folder / "model.py"
+    if not path.is_file():
+        raise InputError(
+            f"--against {folder}: neither transformers nor a folder with nanoGPT's model.py"
+        )
+    spec = importlib.util.spec_from_file_location("nanogpt_model", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not (hasattr(module, "GPT") and hasattr(module, "GPTConfig")):
+        raise InputError(f"{path} has no GPT and GPTConfig: it is not nanoGPT's")
+    return module
