@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from myllm.cli.parse import given
 from myllm.cli.verb import Verb
 from myllm.config import GPTConfig
+from myllm.system.importing import quick_imports
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,8 @@ def benchmark(options: BenchmarkOptions) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from myllm import api
+    with quick_imports():
+        from myllm import api
 
     settings = {
         name: getattr(options, name) for name in ("optimizer", "dtype", "device", "threads")
