@@ -6,6 +6,7 @@ import gc
 import json
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import pytest
@@ -85,19 +86,42 @@ sys.exit(main())
 
 
 class TestQuickImports:
+    @pytest.fixture
+    def collecting(self):
+        gc.enable()
+        yield
+        gc.unfreeze()
+        gc.enable()
+
     @pytest.mark.parametrize("is_on", [True, False])
-    def test_garbage_is_looked_for_again_if_it_was(self, is_on):
+    def test_garbage_is_looked_for_again_if_it_was(self, is_on, collecting, monkeypatch):
         """Also after an import that fails."""
-        was_on = gc.isenabled()
-        try:
-            gc.enable() if is_on else gc.disable()
-            with pytest.raises(ImportError), quick_imports():
-                assert not gc.isenabled()
-                raise ImportError
-            assert gc.isenabled() == is_on
-        finally:
-            gc.unfreeze()
-            gc.enable() if was_on else gc.disable()
+        monkeypatch.delitem(sys.modules, "torch")
+        if not is_on:
+            gc.disable()
+        with pytest.raises(ImportError), quick_imports():
+            assert not gc.isenabled()
+            raise ImportError
+        assert gc.isenabled() == is_on
+
+    @pytest.mark.parametrize("is_first", [True, False])
+    def test_what_was_garbage_before_does_not_stay(self, is_first, collecting, monkeypatch):
+        """A lock may hang on it: that of a run that could not be resumed, for one."""
+        if is_first:
+            monkeypatch.delitem(sys.modules, "torch")
+        ring = Ring()
+        ring.itself, gone = ring, weakref.ref(ring)
+        del ring
+        with quick_imports():
+            pass
+        gc.collect()
+        assert gone() is None
+
+
+class Ring:
+    """Garbage that only Python's collector finds."""
+
+    itself: Ring
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
