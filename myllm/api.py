@@ -14,9 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import IO, Any, TypeVar, cast
-
-from rich.console import Console
+from typing import IO, TYPE_CHECKING, Any, TypeVar, cast
 
 from myllm.checks import check_range, check_ranges, check_run_name
 from myllm.config import (
@@ -30,7 +28,6 @@ from myllm.config import (
 from myllm.data.corpora import download_corpus
 from myllm.data.prepare import prepare as prepare_text
 from myllm.data.token_file import TokenFile
-from myllm.display import TrainingDisplay
 from myllm.errors import InputError
 from myllm.generate.generator import TextGenerator
 from myllm.kernels.decode_cpu import begin_to_compile
@@ -51,6 +48,9 @@ from myllm.train.request import Request, resumed_name
 from myllm.train.requeue import AUTO, decided, tell_if_finished
 from myllm.train.session import Session
 from myllm.train.threads import threads_put_back, use_threads
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 StrPath = str | Path
 T = TypeVar("T")
@@ -112,6 +112,11 @@ def train(
 
 
 def _run_to_its_end(made: Session, quiet: bool, observer: Observer | None) -> Run:
+    # here, as only training draws: what writes and measures begins sooner without
+    from rich.console import Console
+
+    from myllm.display import TrainingDisplay
+
     out = cast(IO[str], PatientStream(sys.stdout))
     console = Console(file=out, highlight=False, markup=False, soft_wrap=True)
     trainer = made.trainer

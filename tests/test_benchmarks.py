@@ -115,3 +115,30 @@ def test_verdicts_are_judged_by_what_they_promise(
     from verdicts import measured
 
     assert measured(kind, is_early, worse, gain, away=0.0)[1] is is_true
+
+
+def test_imports_are_summed_up_by_package(monkeypatch):
+    """Of what Python traces, each module once, by its own time."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    from start import by_package
+
+    trace = (
+        "import time: self [us] | cumulative | imported package\n"
+        "import time:       300 |        300 |     json.decoder\n"
+        "import time:      2000 |       2300 |   torch.nn\nMyLLM's own line\n"
+        "import time:      1000 |       3300 | torch\n"
+    )
+    assert by_package(trace) == {"Python's own": (1, 0.0003), "torch": (2, 0.003)}
+
+
+@pytest.mark.slow
+def test_start():
+    table = run("start.py", "--rounds", 1, "--runs-dir", FOLDER.parent / "tests/saved_run/runs")
+    rows = {
+        row[1].strip(): row[2:]
+        for row in (line.split("│") for line in table.splitlines())
+        if len(row) > 4
+    }
+    assert float(rows["myllm --help"][0]) < float(rows["myllm generate"][0])
+    assert rows["myllm --help"][3].strip() == "0" and int(rows["import torch"][3]) > 100
+    assert rows["torch"][2].strip().endswith("%")

@@ -31,19 +31,6 @@ class TestProgram:
         for verb in "train generate write chat evaluate prepare benchmark".split():
             assert re.search(rf"^  {verb} +\w+", result.out, re.MULTILINE)
 
-    @pytest.mark.parametrize(
-        "args", ["--help", "train --help", "generate --help", "evaluate -h", "benchmark --help"]
-    )
-    def test_help_imports_no_torch(self, args):
-        """Help answers without torch, and with exit code 0."""
-        program = (
-            "import sys; from myllm.cli import main; code = main(sys.argv[1:]); "
-            "print('torch' in sys.modules, code)"
-        )
-        done = self.python("-c", program, *args.split())
-        assert done.returncode == 0, done.stderr
-        assert done.stdout.splitlines()[-1] == "False 0"
-
     @pytest.mark.skipif(sys.platform == "win32", reason="no figures of child processes")
     @pytest.mark.parametrize("args, limit_s", [(["--help"], 1.0), (["train", "--help"], 1.0)])
     def test_help_answers_at_once(self, args, limit_s):

@@ -5,7 +5,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
@@ -82,16 +81,6 @@ class TestTable:
     def test_without_runs(self, folder, run):
         result = run("runs")
         assert result.code == 0 and "myllm train FILE" in result.out
-
-    def test_torch_is_not_loaded(self, place):
-        """So that it answers at once."""
-        code = (
-            "import sys; from myllm.cli import main; "
-            "assert not main(['runs']) and not main(['runs', 'show', 'story']); "
-            "print('torch' in sys.modules)"
-        )
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-        assert done.stdout.splitlines()[-1] == "False", done.stderr
 
     def test_unknown_second_word(self, place, run):
         assert_refused(run("runs", "shwo"), 2, "did you mean runs show?")

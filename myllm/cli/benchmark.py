@@ -9,6 +9,7 @@ from myllm.cli.parse import given
 from myllm.cli.table import Column, fitted, screen_width
 from myllm.cli.verb import Verb
 from myllm.config import GPTConfig
+from myllm.system.importing import quick_imports
 from myllm.system.units import short_bytes
 from myllm.system.wrapping import wrapped
 
@@ -44,7 +45,8 @@ def benchmark(options: BenchmarkOptions) -> None:
     """Prints a table of speeds and why they are what they are, or a comparison."""
     from rich.console import Console
 
-    from myllm import api
+    with quick_imports():
+        from myllm import api
 
     names = ("optimizer", "dtype", "device", "kernels", "threads")
     settings = {name: getattr(options, name) for name in names}
@@ -109,7 +111,8 @@ def lines_of_duel(found: Duel, width: int) -> list[str]:
     (_, ours), (other, theirs) = found.seconds.items()
     sentence = (
         f"a training step of MyLLM takes {ours / theirs:.2f} times as long as one of {other} "
-        f"(in turns, both in {found.dtype}; MyLLM by {found.kernels} kernels, {other} not compiled)"
+        f"(in turns, both in {found.dtype}; MyLLM by {found.kernels} kernels, {other} not "
+        "compiled)"
     )
     return [*fitted(columns, rows, width), wrapped(sentence, width)]
 

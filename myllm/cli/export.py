@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 from myllm.cli.parse import Common, Trained
 from myllm.cli.verb import Verb, generate_command, run_flags, runs_dir_flag
 from myllm.config import positional
+from myllm.system.importing import quick_imports
 
 if TYPE_CHECKING:
     from myllm.formats.compare import Comparison
@@ -36,7 +37,8 @@ class ExportOptions(Trained):
 
 def export(options: ExportOptions) -> None:
     """Writes the model, tells what its reader made of it."""
-    from myllm import api
+    with quick_imports():
+        from myllm import api
     from myllm.system.terminal import say
 
     run = api.load(options.run, options.runs_dir, checkpoint=options.checkpoint)
@@ -80,7 +82,8 @@ class ImportOptions(Common):
 
 def import_model(options: ImportOptions) -> None:
     """Makes a run, tells what can be done with it."""
-    from myllm import api
+    with quick_imports():
+        from myllm import api
     from myllm.errors import InputError
     from myllm.system.shell import quoted
     from myllm.system.terminal import say

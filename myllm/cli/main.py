@@ -33,6 +33,7 @@ from myllm.cli.progress import bar
 from myllm.cli.verb import Verb, begin, joined
 from myllm.registry import Registry
 from myllm.system import signals
+from myllm.system.ending import end_without_teardown
 from myllm.system.machine import use_available_cores
 from myllm.system.patience import end_process_despite_calls
 from myllm.system.progress import watched_by
@@ -73,6 +74,7 @@ def main(args: Sequence[str] | None = None) -> int:
             code = code or exit_code(error)  # one line, of what came first
         if args is None:
             end_process_despite_calls(code)
+            end_without_teardown(code)
         return code
 
 

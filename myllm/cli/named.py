@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from myllm.cli.parse import Common, Computing
 from myllm.config import positional
 from myllm.errors import InputError
+from myllm.system.importing import quick_imports
 
 if TYPE_CHECKING:
     from myllm.run import Run
@@ -28,7 +29,8 @@ def loaded(options: Computing) -> Run:
     Raises:
         InputError, ConfigError: there is none; see `api.load`.
     """
-    from myllm import api
+    with quick_imports():
+        from myllm import api
 
     return api.load(
         options.run, options.runs_dir, options.device, options.threads, options.checkpoint

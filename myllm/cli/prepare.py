@@ -9,6 +9,7 @@ from myllm.cli.parse import given
 from myllm.cli.verb import Verb
 from myllm.config import DataConfig
 from myllm.errors import ConfigError
+from myllm.system.importing import quick_imports
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,8 @@ class PrepareOptions:
 
 def prepare(options: PrepareOptions) -> None:
     """Makes the folder, tells what is in it."""
-    from myllm import api
+    with quick_imports():
+        from myllm import api
     from myllm.system.shell import quoted
     from myllm.system.terminal import say
 

@@ -10,6 +10,7 @@ from myllm.cli.parse import alone, given
 from myllm.cli.verb import Verb, began, generate_command, run_flags
 from myllm.config import RunConfig, flat_values
 from myllm.errors import ConfigError
+from myllm.system.importing import quick_imports
 
 if TYPE_CHECKING:
     from myllm.presets import Resolved
@@ -39,7 +40,8 @@ class TrainOptions:
 
 def train(options: TrainOptions) -> None:
     """Trains, tells the result and what to do next."""
-    from myllm import api
+    with quick_imports():
+        from myllm import api
     from myllm.system.terminal import say
     from myllm.train.request import resumed_name
 

@@ -9,6 +9,7 @@ from myllm.cli.parse import Common
 from myllm.cli.verb import Verb
 from myllm.config import positional
 from myllm.errors import CheckpointError
+from myllm.system.importing import quick_imports
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,8 @@ class VerifyOptions(Common):
 
 def verify(options: VerifyOptions) -> None:
     """Prints a table of what is whole and what is damaged."""
-    from myllm import api
+    with quick_imports():
+        from myllm import api
     from myllm.system.terminal import say
 
     run = api.load(options.run, options.runs_dir)
@@ -57,7 +59,8 @@ class InspectBatchOptions(Common):
 
 def inspect_batch(options: InspectBatchOptions) -> None:
     """Prints the sequences of a batch."""
-    from myllm import api
+    with quick_imports():
+        from myllm import api
     from myllm.system.terminal import say
     from myllm.train.sequences import sequence_length
 

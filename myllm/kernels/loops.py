@@ -2,9 +2,9 @@
 
 Numba translates it; nothing that trains imports it, as `loop_calls` has its machine code.
 
-A loop does rows `lo` to `hi` of its first argument, in thread `t` of those that share them. `x` are
-the features that come in, `y` those that go out, and `dx` is the gradient of the loss by `x`; what
-else there is, its docstring tells. Kinds of arguments: see `loop`.
+A loop does rows `lo` to `hi` of its first argument, in thread `t` of those that share them. `x`
+are the features that come in, `y` those that go out, and `dx` is the gradient of the loss by `x`;
+what else there is, its docstring tells. Kinds of arguments: see `loop`.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ import logging
 import stat
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from myllm.checks import check_run_name, shortened
 from myllm.config import RunConfig, from_toml, to_toml
@@ -47,7 +47,9 @@ from myllm.system.atomic import (
     write_file,
 )
 from myllm.system.locks import Lock, lock, made_by_one_process
-from myllm.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from myllm.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
 
@@ -144,6 +146,8 @@ class RunFolder:
     @property
     def tokenizer(self) -> Tokenizer:
         """The run's tokenizer; if the run's own copy is lost, a checkpoint's."""
+        from myllm.tokenizer import Tokenizer  # imports NumPy, which `myllm runs` does without
+
         return Tokenizer.load(self._small_file(TOKENIZER, Tokenizer.load))
 
     def _small_file(self, name: str, read: Callable[[Path], object]) -> Path:

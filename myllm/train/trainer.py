@@ -18,7 +18,7 @@ from myllm.data.dataset import TextDataset, batch_number
 from myllm.errors import CheckpointError, InputError, Interrupted, NonFiniteError
 from myllm.kernels.compiled import uncompiled
 from myllm.model.gpt import GPTModel
-from myllm.runs.checkpoint import Checkpoint
+from myllm.runs.checkpoint import Checkpoint, is_finite
 from myllm.runs.folder import RunFolder
 from myllm.runs.metrics import Metrics
 from myllm.runs.weights import load_weights, model_tensors
@@ -309,7 +309,7 @@ class Trainer:
         state = {"progress": self.state.to_json(), "scaler": self.train_step.scaler.state_dict()}
         metadata = self.provenance.metadata(self.device, self.dtype)
         model = host_copies(model_tensors(self.model))
-        bad = [name for name, tensor in model.items() if not tensor.isfinite().all()]
+        bad = [name for name, tensor in model.items() if not is_finite(tensor)]
         if bad:
             raise NonFiniteError(
                 f"step {self.step}: {bad[0]} holds NaN or infinity, so it is not saved; earlier "
