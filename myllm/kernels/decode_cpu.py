@@ -75,9 +75,11 @@ def decoder_of(model: gpt.GPTModel, cache: Cache) -> Decoder | None:
     return held
 
 
-def begin_to_compile() -> None:
+def begin_to_compile() -> threading.Thread:
     """Has the machine code made while something else is done: it is needed later."""
-    threading.Thread(target=_code, args=(lambda: None,), daemon=True).start()
+    thread = threading.Thread(target=_code, args=(lambda: None,), daemon=True)
+    thread.start()
+    return thread
 
 
 def _new_decoder(model: gpt.GPTModel, reason: str) -> Decoder | None:

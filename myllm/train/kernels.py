@@ -21,6 +21,7 @@ from torch import Tensor
 from myllm.config import RunConfig
 from myllm.data.dataset import Batch
 from myllm.errors import ConfigError
+from myllm.kernels.decode_cpu import begin_to_compile
 from myllm.kernels.plain import Kernels
 from myllm.kinds import KERNELS
 from myllm.model.dropout import Dropout
@@ -114,6 +115,8 @@ def making_kernels(config: RunConfig) -> Iterator[None]:
     makers = [threading.Thread(target=_make, args=(name, dtype), daemon=True) for name in names]
     for maker in makers:
         maker.start()
+    if makers and device.type == "cpu":  # samples are written, too; steps are not timed beside it
+        makers.append(begin_to_compile())
     yield
     with stage("making kernels ready"):
         for maker in makers:
