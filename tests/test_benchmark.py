@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import textwrap
 from unittest.mock import Mock
 
@@ -74,6 +75,8 @@ class TestBenchmark:
         for width in (60, 80, 120):
             lines = "\n".join(lines_of(found, width)).split("\n")
             assert max(map(len, lines)) <= width and "writing 32 texts" in "".join(lines)
+            percents = re.findall(r" (\d+)%", " ".join(lines).partition("kernels:")[2])
+            assert sum(map(int, percents)) == 100
 
     @pytest.mark.gpu
     def test_cuda(self, model_config):
@@ -122,7 +125,7 @@ class TestAgainst:
         found = measure_against("transformers", model_config, TRAIN, 1)
         assert found.parameters["transformers"] > 0
 
-    @pytest.mark.parametrize("content", [None, "GPT = 1"])
+    @pytest.mark.parametrize("content", [None, "GPT = 1", "def (", "GPT = GPTConfig = dict"])
     def test_what_is_not_there_is_told(self, model_config, tmp_path, content):
         if content is not None:
             (tmp_path / "model.py").write_text(content, encoding="utf-8")

@@ -85,7 +85,7 @@ def lines_of(found: Speeds, width: int) -> list[str]:
         )
         for name, timing in found.timings.items()
     ]
-    shares = ", ".join(f"{name} {share:.0%}" for name, share in found.shares.items())
+    shares = ", ".join(f"{name} {n}%" for name, n in _percents(found.shares).items())
     return [
         *fitted(columns, rows, width),
         wrapped(f"peak of a matrix product here: {found.peak / 1e9:,.0f} GFLOP/s", width),
@@ -93,6 +93,19 @@ def lines_of(found: Speeds, width: int) -> list[str]:
             f"the training step, in {found.dtype} by {found.kernels} kernels: {shares}", width
         ),
     ]
+
+
+def _percents(shares: dict[str, float]) -> dict[str, int]:
+    """Whole ones that sum to 100: those that lose most by being cut get what is missing.
+
+    >>> _percents({"products": 0.336, "data": 0.332, "rest": 0.332})
+    {'products': 34, 'data': 33, 'rest': 33}
+    """
+    whole = {name: int(100 * share) for name, share in shares.items()}
+    by_loss = sorted(shares, key=lambda name: whole[name] - 100 * shares[name])
+    for name in by_loss[: 100 - sum(whole.values())]:
+        whole[name] += 1
+    return whole
 
 
 def lines_of_duel(found: Duel, width: int) -> list[str]:

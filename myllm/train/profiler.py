@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 from types import TracebackType
 
@@ -10,6 +11,11 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 log = logging.getLogger(__name__)
+
+
+def quiet_profiler() -> None:
+    """Kineto, which profiles, prints lines of its own unless it is told before its first use."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 
 
 class StepProfiler:
@@ -33,6 +39,7 @@ class StepProfiler:
             activities = [ProfilerActivity.CPU]
             if torch.cuda.is_available():
                 activities.append(ProfilerActivity.CUDA)
+            quiet_profiler()
             self._profile = profile(activities=activities, record_shapes=True)
             self._profile.start()
         elif self._profile is not None and self._seen == 3 + self.n_steps:

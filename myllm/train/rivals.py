@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -70,8 +70,8 @@ def _of_transformers(shape: GPTConfig) -> nn.Module:
         n_layer=shape.n_layers, n_head=shape.n_heads, n_inner=shape.d_ff, resid_pdrop=rate,
         embd_pdrop=rate, attn_pdrop=rate, use_cache=False, bos_token_id=None, eos_token_id=None,
     )  # fmt: skip
-    config.loss_type = "ForCausalLM"  # or it warns that it takes this one
-    model: nn.Module = GPT2LMHeadModel(config)
+    model = GPT2LMHeadModel(config)
+    model.loss_type = "ForCausalLM"  # or it warns that it takes this one
     return model
 
 
@@ -81,8 +81,8 @@ def _of_nanogpt(folder: Path, shape: GPTConfig) -> nn.Module:
         block_size=shape.context_length, vocab_size=shape.vocab_size, n_layer=shape.n_layers,
         n_head=shape.n_heads, n_embd=shape.d_model, dropout=shape.dropout, bias=False,
     )  # fmt: skip
-    with contextlib.redirect_stdout(None):  # it tells its number of parameters
-        model: nn.Module = made.GPT(made.GPTConfig(**values))
+    with contextlib.redirect_stdout(None), _of_the_user(folder):  # it tells its parameters
+        model: nn.Module = made.GPT(made.GPTConfig(**values)).train()
     return model
 
 
@@ -91,12 +91,22 @@ def _module(folder: Path) -> ModuleType:
     path = folder / "model.py"
     if not path.is_file():
         raise InputError(
-            f"--against {folder}: neither transformers nor a folder with nanoGPT's model.py"
+            f"--against {folder}: name transformers, or the folder of nanoGPT's model.py, which "
+            "is not there"
         )
     spec = importlib.util.spec_from_file_location("nanogpt_model", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if not (hasattr(module, "GPT") and hasattr(module, "GPTConfig")):
-        raise InputError(f"{path} has no GPT and GPTConfig: it is not nanoGPT's")
+    with _of_the_user(folder):
+        spec.loader.exec_module(module)
     return module
+
+
+@contextlib.contextmanager
+def _of_the_user(folder: Path) -> Iterator[None]:
+    """What fails within is a fault of the program in the folder."""
+    try:
+        yield
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise InputError(f"{folder / 'model.py'} is not nanoGPT's, or broken: {reason}") from error

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch.autograd.profiler import profile, record_function
+from torch.profiler import ProfilerActivity, profile, record_function
 
 from myllm.system.device import synchronize
 from myllm.system.timing import seconds_in_turns
+from myllm.train.profiler import quiet_profiler
 
 PRODUCTS = ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm")
 REST = "Python and waiting"
@@ -54,9 +55,10 @@ def _profiled(
 ) -> tuple[float, float]:
     """The shares of products and of all other operators, measured with the profiler's own cost."""
     on_gpu = device.type == "cuda"
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
     synchronize(device)
-    # without a GPU not by Kineto, which prints lines of its own
-    with profile(use_device="cuda" if on_gpu else None, use_kineto=on_gpu) as found:
+    quiet_profiler()
+    with profile(activities=activities) as found:
         with record_function("everything"):
             for _ in range(n_iterations):
                 work()
