@@ -233,6 +233,7 @@ OVER_TABLES = "tokenizer model optim parse architecture config contradictions".s
 class TestDevelopment:
     @pytest.mark.parametrize("example", examples(), ids=lambda example: example.path.stem)
     def test_example_runs_as_it_is(self, example: Example, tmp_path: Path) -> None:
+        assert max(map(len, example.file.splitlines())) <= 99  # as flake8 is asked to
         path = tmp_path / "example.py"
         path.write_text(f"{example.file}\n{example.trial}", encoding="utf-8")
         done = subprocess.run([sys.executable, str(path)], capture_output=True, cwd=tmp_path)
