@@ -8,17 +8,19 @@ import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
+from threading import Thread
 
 import pytest
 import torch
 
-from myllm.config import GPTConfig
+from myllm.config import GPTConfig, with_values
 from myllm.data.dataset import Batch
 from myllm.errors import ConfigError
 from myllm.kernels.plain import Kernels
 from myllm.kinds import KERNELS, Kinds
 from myllm.model import GPTModel
 from myllm.model.dropout import Dropout
+from myllm.presets import default_config
 from myllm.system.device import choose_attention
 from myllm.train import kernels
 from myllm.train.kernels import checked_device, fastest_kernels, use_kernels
@@ -171,6 +173,40 @@ class TestChoice:
         monkeypatch.setattr("myllm.train.kernels._seconds", lambda *args: next(found))
         args = small_model.train(), BATCH, torch.float32, nullcontext()
         assert fastest_kernels(*args, flops=1e13) == fastest
+
+
+class TestMaking:
+    """Kernels are made ahead for runs that are likely to want them."""
+
+    @pytest.mark.parametrize(
+        "train, made",
+        [
+            (dict(max_steps=600), ["other"]),
+            (dict(max_steps=2), []),
+            (dict(minutes=3), ["other"]),
+            (dict(minutes=0.1), []),
+            (dict(max_steps=600, kernels="plain"), []),
+            (dict(max_steps=2, kernels="other"), ["other"]),
+        ],
+    )
+    def test_for_whom(self, monkeypatch, train, made):
+        found: list[str] = []
+
+        class Other(Kernels):
+            worth_flops = {"cpu": 4e12}
+
+            def make(self, dtype):
+                found.append("other")
+
+        table = {"plain": Kernels, "other": Other}
+        monkeypatch.setattr("myllm.train.kernels.KERNELS", table)
+        done = Thread(target=int)
+        done.start()
+        monkeypatch.setattr("myllm.train.kernels.begin_to_compile", lambda: done)
+        config = with_values(default_config("modern"), dict(device="cpu", **train))
+        with kernels.making_kernels(config):
+            pass
+        assert found == made
 
 
 class TestNumbaIsOptional:

@@ -39,6 +39,7 @@ LOOSELY = 0.2  # of the loss, where dropout draws something else
 MPS_TOLERANCE = 0.02
 REPETITIONS = 3  # of what is timed
 MEASURED_SHARE = 0.01  # of the run's operations may go into measuring
+USUAL_SPEED = 1e11  # operations a second of training on a CPU, about
 ADVANTAGE = 1.05  # that others must have over plain ones
 
 
@@ -106,12 +107,14 @@ def making_kernels(config: RunConfig) -> Iterator[None]:
     train = config.train
     device = choose_device(train.device)
     dtype = choose_dtype(device, train.dtype)
-    flops = math.inf
-    if train.minutes is None:
+    if train.minutes is not None:
+        flops = 60 * train.minutes * USUAL_SPEED
+    else:
         model = replace(config.model, vocab_size=config.model.vocab_size or 1)  # not yet known
         work = step_work(replace(config, model=model))
         flops = work.n_tokens * work.per_token * train.max_steps
     names = [train.kernels] if train.kernels else _worth_it(device.type, dtype, flops)
+    names = [name for name in names if name != "plain"]
     makers = [threading.Thread(target=_make, args=(name, dtype), daemon=True) for name in names]
     for maker in makers:
         maker.start()
