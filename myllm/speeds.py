@@ -83,7 +83,7 @@ def measure_speeds(shape: GPTConfig, train: TrainConfig, n_iterations: int) -> S
     peak = measure_peak_flops(device, dtype)
     model = _model(shape, device)
     B, T, fewer = train.batch_size, shape.context_length, max(1, n_iterations // 10)
-    timings = {"forward pass": benchmark_forward(model, B, T, n_iterations)}
+    timings = {"forward pass": benchmark_forward(model, B, T, n_iterations, train)}
     timings["reading a prompt"] = benchmark_reading(model, 1, T, n_iterations)
     for n in ROWS:
         name = f"writing {n} text{'s' if n > 1 else ''}"

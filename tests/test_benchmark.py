@@ -21,6 +21,7 @@ from myllm.train.benchmark import (
     benchmark_training_step,
     measure_peak_flops,
 )
+from myllm.train.shares import is_product
 
 TRAIN = TrainConfig(batch_size=2, device="cpu")
 
@@ -64,6 +65,14 @@ class TestBenchmark:
         timing = benchmark_reading(small_model, n_rows=2, seq_len=5, n_iterations=3)
         assert (timing.seconds, timing.tokens_per_second) == (0.5, 20.0)
 
+    def test_reading_counts_the_head_once(self, small_model):
+        """What is chosen from is computed of the last token alone."""
+        timing = benchmark_reading(small_model, n_rows=2, seq_len=8, n_iterations=1)
+        with FlopCounterMode(display=False) as counter:
+            small_model.lm_head(small_model.features(torch.zeros(2, 8, dtype=torch.long))[:, -1])
+        counted = timing.flops_per_second * timing.seconds
+        assert counted == pytest.approx(counter.get_total_flops(), rel=0.1)
+
     def test_peak(self):
         assert measure_peak_flops(torch.device("cpu"), torch.float32, 128) > 1e8
 
@@ -77,6 +86,25 @@ class TestBenchmark:
             assert max(map(len, lines)) <= width and "writing 32 texts" in "".join(lines)
             percents = re.findall(r" (\d+)%", " ".join(lines).partition("kernels:")[2])
             assert sum(map(int, percents)) == 100
+
+    @pytest.mark.parametrize(
+        "name",
+        ["aten::mm", "nvjet_tst_128x256_64x4_1x2_h_bz_coopA_TNT", "ampere_sgemm_128x64_nn",
+         "sm90_xmma_gemm_bf16bf16_bf16f32_f32_tn_n", "triton_tem_fused_mm_3"],
+    )  # fmt: skip
+    def test_product(self, name):
+        assert is_product(name)
+
+    @pytest.mark.parametrize(
+        "name",
+        [
+            "aten::mul",
+            "triton_poi_fused_add_mm_4",
+            "void pytorch_flash::flash_fwd_kernel<cutlass>",
+        ],
+    )
+    def test_no_product(self, name):
+        assert not is_product(name)
 
     @pytest.mark.gpu
     def test_cuda(self, model_config):

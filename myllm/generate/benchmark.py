@@ -22,6 +22,7 @@ def benchmark_reading(
         prefill(model, tokens, KVCache(model.config))
 
     flops = model.estimate_flops_per_token(seq_len) / 3
+    flops -= 2 * model.lm_head.weight.numel() * (1 - 1 / seq_len)  # of the last token alone
     return _timing_without_gradients(model, read, n_iterations, n_rows * seq_len, flops)
 
 

@@ -17,7 +17,11 @@ from myllm.train.optim import build_optimizer
 
 
 def benchmark_forward(
-    model: GPTModel, batch_size: int, seq_len: int, n_iterations: int = 100
+    model: GPTModel,
+    batch_size: int,
+    seq_len: int,
+    n_iterations: int = 100,
+    config: TrainConfig = TrainConfig(),
 ) -> Timing:
     """Times forward passes over random tokens (B, T), without gradients.
 
@@ -26,10 +30,11 @@ def benchmark_forward(
         batch_size: B.
         seq_len: T, at most the context length.
         n_iterations: timed passes, after a tenth as many that warm up.
+        config: precision.
     """
     tokens = _random_tokens(model, batch_size, seq_len)
     device = tokens.device
-    precision = autocast(device, choose_dtype(device))
+    precision = autocast(device, choose_dtype(device, config.dtype))
     was_training = model.training
     model.eval()
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import torch
@@ -11,7 +12,10 @@ from myllm.system.device import synchronize
 from myllm.system.timing import seconds_in_turns
 from myllm.train.profiler import quiet_profiler
 
-PRODUCTS = ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm")
+PRODUCTS = {"aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm"}
+# A GPU's kernels by name, as a replayed graph has no operators: cuBLAS's (nvjet on Hopper),
+# CUTLASS's, and the compiler's own, whose other kernels have fused operators in their names.
+PRODUCT_KERNELS = re.compile("gemm|gemv|nvjet|splitk|triton_tem_fused.*mm", re.IGNORECASE)
 REST = "Python and waiting"
 
 
@@ -50,6 +54,11 @@ def step_shares(
     return {name: seconds[name] / total for name in largest}
 
 
+def is_product(name: str) -> bool:
+    """Whether an operator, or a kernel of a GPU, is a product of matrices."""
+    return name in PRODUCTS or PRODUCT_KERNELS.search(name) is not None
+
+
 def _profiled(
     work: Callable[[], None], device: torch.device, n_iterations: int
 ) -> tuple[float, float]:
@@ -68,8 +77,10 @@ def _profiled(
         if event.key == "everything":
             whole += event.cpu_time_total
             continue
+        if on_gpu and event.device_type.name == "CPU":
+            continue  # an operator, whose kernels are counted themselves
         own = event.self_device_time_total if on_gpu else event.self_cpu_time_total
-        if event.key in PRODUCTS:
+        if is_product(event.key):
             products += own
         else:
             others += own
