@@ -62,6 +62,7 @@ class Duel:
         parameters: of each.
         tokens: of a step.
         dtype: of the products of both.
+        optimizer: of ours; the other's is PyTorch's fused AdamW.
         kernels: what ours was computed by.
     """
 
@@ -69,6 +70,7 @@ class Duel:
     parameters: dict[str, int]
     tokens: int
     dtype: str
+    optimizer: str
     kernels: str
 
 
@@ -121,7 +123,7 @@ def measure_against(name: str, shape: GPTConfig, train: TrainConfig, n_iteration
     seconds = seconds_in_turns(steps, device, n_iterations)
     parameters = {name: sum(p.numel() for p in m.parameters()) for name, m in models.items()}
     dtype = str(choose_dtype(device, train.dtype)).removeprefix("torch.")
-    return Duel(seconds, parameters, B * T, dtype, kernels)
+    return Duel(seconds, parameters, B * T, dtype, train.optimizer, kernels)
 
 
 def _model(shape: GPTConfig, device: torch.device) -> GPTModel:

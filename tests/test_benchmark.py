@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import re
 import textwrap
@@ -13,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from myllm.cli.benchmark import lines_of, lines_of_duel
 from myllm.config import TrainConfig
-from myllm.errors import InputError
+from myllm.errors import ConfigError, InputError
 from myllm.generate.benchmark import benchmark_generation, benchmark_reading
 from myllm.speeds import measure_against, measure_speeds
 from myllm.train.benchmark import (
@@ -115,6 +116,7 @@ class TestBenchmark:
 
 class TestAgainst:
     NANOGPT = """
+        from __future__ import annotations
         import torch
         from dataclasses import dataclass
 
@@ -148,10 +150,18 @@ class TestAgainst:
         lines = "\n".join(lines_of_duel(found, 60)).split("\n")
         assert max(map(len, lines)) <= 60 and "times as long" in " ".join(lines)
 
-    def test_transformers(self, model_config):
+    def test_transformers(self, model_config, capfd):
         pytest.importorskip("transformers")
         found = measure_against("transformers", model_config, TRAIN, 1)
         assert found.parameters["transformers"] > 0
+        output = capfd.readouterr()
+        assert output.out + output.err == ""
+
+    @pytest.mark.parametrize("program", ["transformers", "a folder"])
+    def test_what_has_no_like_is_told(self, model_config, program):
+        shape = dataclasses.replace(model_config, d_model=32, n_heads=3, head_dim=16)
+        with pytest.raises(ConfigError, match="d_model 32 .* n_heads 3"):
+            measure_against(program, shape, TRAIN, 1)
 
     @pytest.mark.parametrize("content", [None, "GPT = 1", "def (", "GPT = GPTConfig = dict"])
     def test_what_is_not_there_is_told(self, model_config, tmp_path, content):

@@ -35,7 +35,7 @@ class BenchmarkOptions:
     device: str | None = None  # cpu, cuda, mps (None: the best one here)
     kernels: str | None = None  # what computes the model in training (None: the fastest here)
     threads: int | None = None  # of the CPU (None: as many as there are cores for them)
-    against: str | None = None  # train beside transformers, or the nanoGPT in this folder
+    against: str | None = None  # time training beside transformers, or a folder of nanoGPT
     iterations: int = 20  # timed repetitions
     model: dict[str, Any] = given(GPTConfig)
     debug: bool = False  # show the traceback of an error
@@ -124,8 +124,8 @@ def lines_of_duel(found: Duel, width: int) -> list[str]:
     (_, ours), (other, theirs) = found.seconds.items()
     sentence = (
         f"a training step of MyLLM takes {ours / theirs:.2f} times as long as one of {other} "
-        f"(in turns, both in {found.dtype}; MyLLM by {found.kernels} kernels, {other} not "
-        "compiled)"
+        f"(in turns, both in {found.dtype}; MyLLM with {found.optimizer} and {found.kernels} "
+        f"kernels, {other} with fused adamw and not compiled)"
     )
     return [*fitted(columns, rows, width), wrapped(sentence, width)]
 

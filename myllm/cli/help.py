@@ -31,7 +31,8 @@ BASIC: dict[str, tuple[str, ...]] = {
     "size": ("size", "preset", "d_model", "n_layers", "n_heads", "context_length"),
     "time": ("minutes", "epochs", "max_steps", "iterations"),
     "training": (
-        "batch_size", "learning_rate", "dropout", "eval_interval", "patience", "device", "seed",
+        "batch_size", "learning_rate", "dropout", "eval_interval", "patience", "device", "against",
+        "seed",
     ),
     "writing": (
         "prompt", "max_new_tokens", "temperature", "top_k", "top_p", "stop", "sample_seed",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from myllm.config import GPTConfig, TrainConfig
-from myllm.errors import InputError
+from myllm.errors import ConfigError, InputError
 from myllm.system.device import autocast, choose_dtype
 
 TRANSFORMERS = "transformers"
@@ -36,7 +37,13 @@ def rival(
 
     Raises:
         InputError: the other program is not there.
+        ConfigError: it has no model of that shape.
     """
+    if shape.d_model % shape.n_heads:
+        raise ConfigError(
+            f"d_model {shape.d_model} is not a multiple of n_heads {shape.n_heads}, which other "
+            "programs' GPT-2 needs: give other values, or no --against"
+        )
     model = _of_transformers(shape) if name == TRANSFORMERS else _of_nanogpt(Path(name), shape)
     model = model.to(device).train()
     optimizer = torch.optim.AdamW(
@@ -97,6 +104,7 @@ def _module(folder: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location("nanogpt_model", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where dataclasses look for the module that they are in
     with _of_the_user(folder):
         spec.loader.exec_module(module)
     return module
