@@ -18,6 +18,7 @@ from myllm.system.device import (
     choose_device,
     choose_dtype,
 )
+from myllm.system.machine import keep_freed_memory
 from myllm.system.timing import Timing, seconds_in_turns
 from myllm.train.benchmark import (
     benchmark_forward,
@@ -133,6 +134,7 @@ def _model(shape: GPTConfig, device: torch.device) -> GPTModel:
 
 def _with_kernels(model: GPTModel, train: TrainConfig, device: torch.device) -> str:
     """Has the model computed as a long run would have it; the name of the kernels."""
+    keep_freed_memory()
     size = (train.batch_size, model.config.context_length)
     tokens = torch.randint(model.config.vocab_size, size, device=device)
     batch = Batch(tokens, tokens, torch.ones_like(tokens, dtype=torch.bool))
