@@ -158,7 +158,7 @@ def fastest_kernels(
     device = batch.tokens.device
     worth = _worth_it(device.type, dtype, flops)
     for name in [name for name in worth if find_spec(KERNELS[name].needs) is None]:
-        log.info("%s kernels may be faster here: pip install %s", name, KERNELS[name].needs)
+        log.info("training may be faster here with %s: pip install %s", name, KERNELS[name].needs)
         worth.remove(name)
     if not worth or device.type != "cpu":
         return next(iter(worth), "plain")

@@ -98,8 +98,8 @@ def _module(folder: Path) -> ModuleType:
     path = folder / "model.py"
     if not path.is_file():
         raise InputError(
-            f"--against {folder}: name transformers, or the folder of nanoGPT's model.py, which "
-            "is not there"
+            f"--against {folder}: no model.py is there; give transformers, or the folder of a "
+            "nanoGPT checkout"
         )
     spec = importlib.util.spec_from_file_location("nanogpt_model", path)
     assert spec is not None and spec.loader is not None
