@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from myllm.config import GPTConfig, TrainConfig
-from myllm.data.dataset import Batch, TextDataset
+from myllm.data.dataset import TextDataset
 from myllm.generate.benchmark import benchmark_generation, benchmark_reading
 from myllm.kernels.plain import Kernels
 from myllm.model.gpt import GPTModel
@@ -24,6 +24,7 @@ from myllm.train.benchmark import (
     benchmark_forward,
     benchmark_training_step,
     measure_peak_flops,
+    random_batch,
     training_step,
 )
 from myllm.train.kernels import fastest_kernels, use_kernels
@@ -135,9 +136,7 @@ def _model(shape: GPTConfig, device: torch.device) -> GPTModel:
 def _with_kernels(model: GPTModel, train: TrainConfig, device: torch.device) -> str:
     """Has the model computed as a long run would have it; the name of the kernels."""
     keep_freed_memory()
-    size = (train.batch_size, model.config.context_length)
-    tokens = torch.randint(model.config.vocab_size, size, device=device)
-    batch = Batch(tokens, tokens, torch.ones_like(tokens, dtype=torch.bool))
+    batch = random_batch(model, train.batch_size, model.config.context_length)
     dtype = choose_dtype(device, train.dtype)
     args = model.train(), batch, dtype, autocast(device, dtype)
     name = train.kernels or fastest_kernels(*args, flops=LONG_RUN)

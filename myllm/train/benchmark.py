@@ -83,9 +83,8 @@ def training_step(
         config: optimizer and precision.
         updates: whether it changes the weights, or leaves that part out.
     """
-    tokens = _random_tokens(model, batch_size, seq_len)
-    batch = Batch(tokens, tokens, torch.ones_like(tokens, dtype=torch.bool))
-    device = tokens.device
+    batch = random_batch(model, batch_size, seq_len)
+    device = batch.tokens.device
     optimizer = build_optimizer(model, config)
     precision = choose_dtype(device, config.dtype)
     model.train()
@@ -108,6 +107,12 @@ def measure_peak_flops(
     size = size or (8192 if device.type == "cuda" else 1536)
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     return 2 * size**3 / median_seconds(lambda: a @ b, device, 10, budget_s)
+
+
+def random_batch(model: GPTModel, batch_size: int, seq_len: int) -> Batch:
+    """Random tokens (B, T) on the model's device, which cost as much to learn from as a text."""
+    tokens = _random_tokens(model, batch_size, seq_len)
+    return Batch(tokens, tokens, torch.ones_like(tokens, dtype=torch.bool))
 
 
 def _random_tokens(model: GPTModel, batch_size: int, seq_len: int) -> torch.Tensor:
